@@ -1,0 +1,1 @@
+"""Sa2VA-DPO: preference training of Sa2VA mask predictions under MMEngine."""
