@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Make the environment that requirements/requirements.lock describes and print its interpreter as the last line.
+#   - an active virtual environment (VIRTUAL_ENV) or SA2VA_DPO_VENV is used as it is, else .venv beside this repository is made;
+#   - only what is missing or of another version is installed, so a complete environment needs no network.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+lock="$root/requirements/requirements.lock"
+
+die() { echo "error: $*" >&2; exit 2; }
+
+venv="${VIRTUAL_ENV:-${SA2VA_DPO_VENV:-$root/.venv}}"
+python="$venv/bin/python"
+if [ ! -x "$python" ]; then
+    base=""
+    for candidate in python3.11 python3 python; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            base="$candidate"; break
+        fi
+    done
+    [ -n "$base" ] || die "the lock file needs Python 3.11 and none was found on PATH: install python3.11 and run this again"
+    echo "making the virtual environment $venv" >&2
+    "$base" -m venv "$venv" >&2 || die "could not make $venv: install the venv module of Python 3.11 (python3.11-venv)"
+fi
+"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+    || die "$python is not Python 3.11, for which the lock file was resolved: deactivate this environment, or activate one with Python 3.11"
+
+if ! "$python" "$root/tools/check_env.py" "$lock" >&2; then
+    echo "installing the packages named above (hash-locked; a few minutes the first time)" >&2
+    # DeepSpeed builds its kernels when they are first used; building them all at install time needs a CUDA toolkit.
+    export DS_BUILD_OPS=0
+    if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
+        uv pip install --python "$python" --no-deps --require-hashes -r "$lock" >&2
+    else
+        "$python" -m pip install --disable-pip-version-check --progress-bar off --no-deps --require-hashes -r "$lock" >&2
+    fi
+    "$python" "$root/tools/check_env.py" "$lock" >&2 || die "the environment is still incomplete after the installation (see above)"
+fi
+if ! "$python" "$root/tools/check_env.py" --editable "$root" 2>/dev/null; then
+    # setuptools and wheel come from the lock, so the build needs neither isolation nor network.
+    "$python" -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e "$root" >&2
+fi
+echo "$python"
