@@ -1,0 +1,27 @@
+"""The embedded default: the bundled tiny checkpoint on the drawn demo set; two CPU cores are enough."""
+_base_ = ['./sa2va_dpo_vessel.py']
+
+checkpoint = 'projects/sa2va/assets/tiny_sa2va'
+data_root = 'work_dirs/dpo_vessel_training/pairs'
+max_iters = 120
+
+model = dict(
+    checkpoint=checkpoint,
+    # A few million parameters and a new image style: the SAM2 encoder has to move (docs/method.md).
+    trainable=dict(
+        _delete_=True,
+        llm=dict(mode='lora', r=8, alpha=16),
+        sam2_encoder=dict(mode='lora', r=32, alpha=64),
+        sam2_neck='full',
+        projector='full',
+        mask_decoder='full'))
+
+train_dataloader = dict(
+    batch_size=4, num_workers=0, dataset=dict(data_root=data_root, preprocessor=checkpoint))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(optimizer=dict(lr=3e-4))
+train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=30)
+default_hooks = dict(checkpoint=dict(interval=60))

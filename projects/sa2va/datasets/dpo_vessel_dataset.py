@@ -1,0 +1,97 @@
+"""Preference pairs as policy inputs, grouped by image."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS, FUNCTIONS
+from torch.utils.data import Dataset
+
+from ..errors import InputError
+from .annotations import read_pairs, resolve
+from .mask_io import read_image_rgb, read_mask
+from .preprocess import Sa2VAPreprocessor
+from .seg_dataset import Draws, jitter
+from .targets import flip, soft_target
+
+
+@DATASETS.register_module()
+class DPOVesselDataset(Dataset):
+    """One item is one image (and prompt) with some of its preference pairs.
+
+    One forward pass scores every pair of an image, so pairs are drawn per image: ``pairs_per_image`` of them, anew
+    at every visit, without replacement.
+
+    Args:
+        data_root: folder that holds the annotation file and everything it names.
+        ann_file: pairs, see ``datasets/annotations.py``.
+        preprocessor: checkpoint directory whose tokenizer and image sizes are used.
+        score_size: side S of the square on which masks are scored; ``None`` is the SAM2 input size.
+        pairs_per_image: pairs per visit; ``None`` takes all of an image's pairs (batch sizes then vary).
+        min_iou_gap: pairs with a smaller ``iou_gap`` are left out.
+        flip_prob: probability of a horizontal and, independently, of a vertical flip of image and masks.
+        brightness: largest relative change of gain and gamma of the image, 0 switches it off.
+        seed: of pair sampling and augmentation.
+
+    Raises:
+        InputError: the annotation file is bad (see ``read_pairs``) or no pair is left.
+    """
+
+    def __init__(self, data_root: str, preprocessor: str, ann_file: str = 'dpo_annotations.json',
+                 score_size: int | None = None, pairs_per_image: int | None = 4, min_iou_gap: float = 0.0,
+                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0) -> None:
+        self.data_root = Path(data_root)
+        path = self.data_root / ann_file
+        groups: dict[tuple[str, str], list] = {}
+        for record in read_pairs(path, self.data_root):
+            if record.iou_gap >= min_iou_gap:
+                groups.setdefault((record.image, record.prompt), []).append(record)
+        if not groups:
+            raise InputError(f'{path}: no pair has iou_gap >= {min_iou_gap}: '
+                             'lower min_iou_gap or generate more diverse candidates')
+        self.groups = list(groups.values())
+        self.pre = Sa2VAPreprocessor.from_pretrained(preprocessor)
+        self.score_size = score_size or self.pre.sam_size
+        self.pairs_per_image = pairs_per_image
+        self.flip_prob, self.brightness = flip_prob, brightness
+        self.draws = Draws(seed)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs in use, over all images."""
+        return sum(len(group) for group in self.groups)
+
+    def __getitem__(self, index: int) -> dict:
+        group, rng = self.groups[index], self.draws.next()
+        if self.pairs_per_image is not None and len(group) > self.pairs_per_image:
+            picks = rng.choice(len(group), self.pairs_per_image, replace=False)
+            group = [group[i] for i in sorted(picks)]
+        horizontal, vertical = rng.random(2) < self.flip_prob
+        image = jitter(read_image_rgb(resolve(self.data_root, group[0].image)), self.brightness, rng)
+        # A mask often stands in several pairs of its image.
+        names = sorted({name for record in group for name in (record.chosen_mask, record.rejected_mask)})
+        masks = {name: soft_target(flip(read_mask(resolve(self.data_root, name)), horizontal, vertical),
+                                   self.score_size) for name in names}
+        return dict(
+            sample=self.pre(flip(image, horizontal, vertical), group[0].prompt),
+            chosen=np.stack([masks[record.chosen_mask] for record in group]),
+            rejected=np.stack([masks[record.rejected_mask] for record in group]),
+            gaps=np.array([record.iou_gap for record in group], np.float32),
+            image_id=Path(group[0].image).stem)
+
+
+@FUNCTIONS.register_module()
+def dpo_collate(items: list[dict]) -> dict:
+    """A batch for ``Sa2VADPOModel.forward``: B images, P pairs and the image each pair belongs to."""
+    counts = [len(item['gaps']) for item in items]
+    return dict(
+        batch=Sa2VAPreprocessor.collate([item['sample'] for item in items]),
+        chosen=torch.from_numpy(np.concatenate([item['chosen'] for item in items])),
+        rejected=torch.from_numpy(np.concatenate([item['rejected'] for item in items])),
+        gaps=torch.from_numpy(np.concatenate([item['gaps'] for item in items])),
+        image_index=torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts)),
+        image_id=[item['image_id'] for item in items])

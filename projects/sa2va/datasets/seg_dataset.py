@@ -1,0 +1,148 @@
+"""Images with ground truth as policy inputs: supervised training, validation and test."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS, FUNCTIONS
+from torch.utils.data import Dataset, get_worker_info
+
+from ..errors import InputError
+from .annotations import read_segs, resolve
+from .ground_truth import match_ground_truth
+from .mask_io import list_images, read_image_rgb, read_mask
+from .preprocess import Sa2VAPreprocessor
+from .targets import flip, soft_target
+
+DEFAULT_PROMPT = '<image>Please segment the blood vessels.'
+
+
+class Draws:
+    """Random numbers for augmentation that replay exactly when a resumed run skips the data it has seen.
+
+    One stream per (seed, worker, draw count): skipping an item advances the count as reading it does.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.count = seed, 0
+
+    def next(self) -> np.random.Generator:
+        worker = get_worker_info()
+        self.count += 1
+        return np.random.default_rng([self.seed, worker.id if worker else 0, self.count])
+
+
+@DATASETS.register_module()
+class AnnotatedMasks(Dataset):
+    """Images and ground truth listed in a ``val_annotations.json`` of a data root."""
+
+    def __init__(self, data_root: str, ann_file: str = 'val_annotations.json') -> None:
+        self.data_root = Path(data_root)
+        self.records = read_segs(self.data_root / ann_file, self.data_root)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self.records[index]
+        image_path = resolve(self.data_root, record.image)
+        return dict(image=read_image_rgb(image_path), mask=read_mask(resolve(self.data_root, record.mask)),
+                    prompt=record.prompt, image_id=Path(record.image).stem, image_path=str(image_path))
+
+
+@DATASETS.register_module()
+class FolderMasks(Dataset):
+    """Images of a folder and their ground truth of the same stem (see ``datasets/ground_truth.py``).
+
+    Args:
+        images_dir, gt_dir: folders.
+        prompt: one prompt for all images.
+        stems: keep only images with these stems (a split); ``None`` keeps all.
+
+    Raises:
+        InputError: a folder is missing, or no image has ground truth.
+    """
+
+    def __init__(self, images_dir: str, gt_dir: str, prompt: str = DEFAULT_PROMPT,
+                 stems: Sequence[str] | None = None) -> None:
+        matched, self.missing = match_ground_truth(list_images(Path(images_dir)), Path(gt_dir))
+        if stems is not None:
+            wanted = set(stems)
+            matched = [(image, gt) for image, gt in matched if image.stem in wanted]
+        if not matched:
+            raise InputError(f'{images_dir}: no image has ground truth of the same stem in {gt_dir}: '
+                             'check the two folders (suffixes _mask, _gt, _manual1, _1stHO are understood)')
+        self.matched, self.prompt = matched, prompt
+
+    def __len__(self) -> int:
+        return len(self.matched)
+
+    def __getitem__(self, index: int) -> dict:
+        image, gt = self.matched[index]
+        return dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem,
+                    image_path=str(image))
+
+
+@DATASETS.register_module()
+class VesselSegDataset(Dataset):
+    """A source of (image, mask, prompt) turned into policy inputs.
+
+    Args:
+        source: config of a data set yielding dicts with ``image`` (uint8 H x W x 3), ``mask`` (H x W, nonzero is
+            vessel), ``prompt`` and ``image_id``.
+        preprocessor: checkpoint directory whose tokenizer and image sizes are used.
+        training: adds ``target`` (soft mask, uint8 [S, S]) in place of the full-size ground truth.
+        score_size: S; ``None`` is the SAM2 input size.
+        flip_prob: probability of a horizontal and, independently, of a vertical flip (training only).
+        brightness: training only; largest relative change of gain and gamma, 0 switches it off.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, source: dict, preprocessor: str, training: bool = False, score_size: int | None = None,
+                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0) -> None:
+        self.source = DATASETS.build(source) if isinstance(source, dict) else source
+        self.pre = Sa2VAPreprocessor.from_pretrained(preprocessor)
+        self.training = training
+        self.score_size = score_size or self.pre.sam_size
+        self.flip_prob, self.brightness = flip_prob, brightness
+        self.draws = Draws(seed)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self.source[index]
+        image, mask = item['image'], np.asarray(item['mask']) > 0
+        if not self.training:
+            return dict(sample=self.pre(image, item['prompt']), gt_mask=mask, image_id=item['image_id'],
+                        image_path=item.get('image_path'))
+        rng = self.draws.next()
+        image = jitter(image, self.brightness, rng)
+        horizontal, vertical = rng.random(2) < self.flip_prob
+        image, mask = flip(image, horizontal, vertical), flip(mask, horizontal, vertical)
+        return dict(sample=self.pre(image, item['prompt']), target=soft_target(mask, self.score_size))
+
+
+def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Random gain per channel and gamma, each within 1 +- ``amount``; uint8 in, uint8 out."""
+    if not amount:
+        return image
+    gain = rng.uniform(1 - amount, 1 + amount, 3).astype(np.float32)
+    gamma = rng.uniform(1 - amount, 1 + amount)
+    table = (np.arange(256, dtype=np.float32)[:, None] / 255) ** gamma * gain
+    table = np.clip(table * 255, 0, 255).astype(np.uint8)
+    return np.stack([table[:, c][image[..., c]] for c in range(3)], axis=-1)
+
+
+@FUNCTIONS.register_module()
+def vessel_seg_collate(items: list[dict]) -> dict:
+    """A batch for ``Sa2VASegModel.forward``: policy inputs plus targets or ground truth."""
+    data = dict(batch=Sa2VAPreprocessor.collate([item['sample'] for item in items]))
+    if 'target' in items[0]:
+        data['target'] = torch.from_numpy(np.stack([item['target'] for item in items]))
+    else:
+        for key in ('gt_mask', 'image_id', 'image_path'):
+            data[key] = [item[key] for item in items]
+    return data

@@ -1,0 +1,52 @@
+"""``tools/export_hf.py``: a trained run as a directory in the layout its start checkpoint came in."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write a trained model in the released Hugging Face layout.')
+    parser.add_argument('config', help='the config of the run (its saved config.py)')
+    parser.add_argument('checkpoint', help='iter_N.pth or best_*.pth, a file or a DeepSpeed directory')
+    parser.add_argument('output', help='directory to write; must not exist')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    return parser.parse_args(argv)
+
+
+def export_run(cfg, checkpoint: str | Path, output: str | Path) -> None:
+    """Load the trained tensors, merge the adapters and write ``output``.
+
+    Args:
+        cfg: the run's config; ``cfg.model.checkpoint`` is the start, whose files, shards and dtype are kept.
+        checkpoint: see :func:`projects.sa2va.engine.checkpoint_io.read_trained_tensors`.
+        output: a directory that does not exist yet.
+
+    Raises:
+        InputError: ``output`` exists, or the checkpoint does not fit the config.
+    """
+    from mmengine.registry import MODELS
+
+    from .. import plugins  # noqa: F401
+    from ..errors import InputError
+    from ..models.hf_checkpoint import export_checkpoint
+    from ..models.trainable import merge_adapters
+    from .checkpoint_io import load_trained_tensors
+
+    if Path(output).exists():
+        raise InputError(f'{output}: exists already: choose another directory or remove it')
+    # Neither the loss nor the reference is needed: one copy of the weights in memory is enough.
+    model = MODELS.build(dict(type='Sa2VASegModel', checkpoint=cfg.model.checkpoint, trainable=cfg.model.trainable))
+    load_trained_tensors(model, checkpoint)
+    merge_adapters(model.policy)
+    export_checkpoint(model.policy, cfg.model.checkpoint, output)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    from .train import read_config
+
+    cfg = read_config(args.config, args.cfg_options)
+    export_run(cfg, args.checkpoint, args.output)
+    print(f'{args.output}: written in the layout of {cfg.model.checkpoint}, adapters merged')
+    return 0

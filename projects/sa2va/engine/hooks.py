@@ -1,0 +1,73 @@
+"""Hooks of a preference run: the start is validated too, checkpoints resume exactly, the best is by validation."""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+
+from .checkpoint_io import check_names
+
+HISTORY_FILE = 'val_history.json'
+
+
+@HOOKS.register_module()
+class ExactCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook with two repairs.
+
+    * After saving a new best, mmengine writes ``iter_k`` a second time, but the runner then adds one to a counter
+      that has already been advanced, so a resume would skip a batch (seen in mmengine 0.10.7). The counter is set
+      to what the hook means for the duration of the call.
+    * The validation of the untouched start (iteration 0) is not a result of training and never the best checkpoint.
+    """
+
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        loop, true_iter = runner.train_loop, runner.iter
+        if not self.by_epoch:
+            loop._iter = meta['iter'] - 1
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        finally:
+            loop._iter = true_iter
+
+    def after_val_epoch(self, runner, metrics) -> None:
+        if runner.iter > 0:
+            super().after_val_epoch(runner, metrics)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """mmengine loads with strict=False and would drop tensors with a warning; here that is an error."""
+        model = getattr(runner.model, 'module', runner.model)
+        check_names(model, {name.removeprefix('module.'): tensor for name, tensor in checkpoint['state_dict'].items()},
+                    runner._load_from or 'the resumed checkpoint')
+
+
+@HOOKS.register_module()
+class StartValidationHook(Hook):
+    """Validate before the first step and keep every validation in ``val_history.json`` of the work directory.
+
+    The history is a list of ``{"iter": int, metric: float, ...}``; its first entry is the start.
+    """
+
+    # After CheckpointHook and LoggerHook have set themselves up.
+    priority = 'LOWEST'
+
+    def before_train(self, runner) -> None:
+        self.path = Path(runner.work_dir) / HISTORY_FILE
+        self.history = []
+        if runner.iter > 0 and self.path.is_file():
+            entries = json.loads(self.path.read_text(encoding='utf-8'))
+            self.history = [entry for entry in entries if entry['iter'] <= runner.iter]
+        if runner.val_loop is not None and runner.iter == 0:
+            runner.logger.info('Validation of the start, before the first step')
+            runner.val_loop.run()
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        entry = dict(iter=runner.iter, **{key: float(value) for key, value in (metrics or {}).items()})
+        self.history = [old for old in self.history if old['iter'] != runner.iter] + [entry]
+        if is_main_process():
+            temporary = self.path.with_suffix('.tmp')
+            temporary.write_text(json.dumps(self.history, indent=1), encoding='utf-8')
+            os.replace(temporary, self.path)

@@ -1,0 +1,32 @@
+"""Training loop counted in iterations, with its length given in epochs or iterations."""
+from __future__ import annotations
+
+import math
+
+from mmengine.registry import LOOPS
+from mmengine.runner import IterBasedTrainLoop
+
+
+@LOOPS.register_module()
+class PreferenceTrainLoop(IterBasedTrainLoop):
+    """Checkpoints are named by iteration (``iter_200.pth``) while the guide counts epochs (``max_epochs=2``).
+
+    Args:
+        max_epochs: passes over the data; may be fractional. Ignored where ``max_iters`` is given.
+        max_iters: optimiser steps.
+        val_interval: iterations between validations; the last iteration always validates.
+
+    Raises:
+        ValueError: neither length is given.
+    """
+
+    def __init__(self, runner, dataloader, max_epochs: float | None = None, max_iters: int | None = None,
+                 val_begin: int = 1, val_interval: int = 200) -> None:
+        if max_epochs is None and max_iters is None:
+            raise ValueError('train_cfg: give max_epochs or max_iters')
+        if isinstance(dataloader, dict):
+            # The sampler seed must be the run's own, as the base class would do it.
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        if max_iters is None:
+            max_iters = max(1, math.ceil(max_epochs * len(dataloader)))
+        super().__init__(runner, dataloader, max_iters=max_iters, val_begin=val_begin, val_interval=val_interval)

@@ -1,0 +1,260 @@
+"""The main job end to end: data, pairs, training, test before and after, export, verdict.
+
+Every step is the same code that the guide's separate commands run, and every step can be interrupted: the same
+command again goes on where it stopped.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TINY_CHECKPOINT = 'projects/sa2va/assets/tiny_sa2va'
+GUIDE_MODEL = 'models/sa2va_vessel_hf'
+GUIDE_IMAGES = 'data/merged_vessel_data/images'
+GUIDE_GT = 'data/merged_vessel_data/masks'
+NOT_BETTER = 3  # exit code: trained, but validation Dice did not rise
+SUMMARY_METRICS = ('dice', 'iou', 'precision', 'recall', 'cldice', 'n_images')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='train_dpo_vessel.sh',
+        description='Preference pairs from the model itself, DPO training, test before and after, export.')
+    parser.add_argument('--model', help=f'checkpoint directory (default: {GUIDE_MODEL} if it exists, else the bundled tiny one)')
+    parser.add_argument('--images', help=f'folder of images (default: {GUIDE_IMAGES} if it exists, else a drawn demo set)')
+    parser.add_argument('--gt', help=f'folder of ground-truth masks (default: {GUIDE_GT} if it exists)')
+    parser.add_argument('--config', help='training config (default: the full or the tiny one, as the model)')
+    parser.add_argument('--work-dir', default='work_dirs/dpo_vessel_training')
+    parser.add_argument('--gpus', type=int, default=1, help='more than 1 starts training through torchrun')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--prompt', help="default: the guide's")
+    parser.add_argument('--num_samples', type=int, default=5, help='candidates per image')
+    parser.add_argument('--min_iou_gap', type=float, default=0.05)
+    parser.add_argument('--max_pairs_per_image', type=int, default=10)
+    parser.add_argument('--test_fraction', type=float, default=0.5, help='share of the patients kept for the test')
+    parser.add_argument('--val_fraction', type=float, default=0.25, help='share of the remaining patients for validation')
+    parser.add_argument('--group_regex', help='first group of this expression on the file stem is the patient')
+    parser.add_argument('--overwrite', action='store_true', help='remove what an earlier run left in --work-dir')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to tools/train.py')
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the job works on."""
+    model: str
+    images: str | None  # None: the drawn demo set
+    gt: str | None
+    config: str
+
+
+def choose_inputs(args: argparse.Namespace) -> Inputs:
+    """Fill in the defaults: the guide's paths where they exist, else what is bundled.
+
+    Raises:
+        InputError: a folder that was named does not exist, or only one of --images and --gt was given.
+    """
+    from ..errors import InputError
+
+    if bool(args.images) != bool(args.gt):
+        raise InputError('--images and --gt: give both folders, or neither')
+    for flag, value in (('--model', args.model), ('--images', args.images), ('--gt', args.gt), ('--config', args.config)):
+        if value and not Path(value).exists():
+            raise InputError(f'{flag} {value}: does not exist: check the path (it is relative to the repository root)')
+    images, gt = args.images, args.gt
+    if images is None and Path(GUIDE_IMAGES).is_dir() and Path(GUIDE_GT).is_dir():
+        images, gt = GUIDE_IMAGES, GUIDE_GT
+    model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else TINY_CHECKPOINT)
+    name = 'sa2va_dpo_vessel_tiny' if Path(model).resolve() == Path(TINY_CHECKPOINT).resolve() else 'sa2va_dpo_vessel'
+    return Inputs(model, images, gt, args.config or f'projects/sa2va/configs/{name}.py')
+
+
+def claim_work_dir(work_dir: Path, request: dict, overwrite: bool) -> dict | None:
+    """Make the work directory ours; returns the summary if exactly this job has finished there before.
+
+    Raises:
+        InputError: another job's results are there.
+    """
+    from ..errors import InputError
+
+    record = work_dir / 'job.json'
+    if overwrite and record.is_file():
+        shutil.rmtree(work_dir)
+    if record.is_file():
+        if json.loads(record.read_text(encoding='utf-8')) != request:
+            raise InputError(f'{work_dir}: holds a job with other settings (see job.json there): '
+                             'choose another --work-dir, or add --overwrite to remove it')
+        summary = work_dir / 'summary.json'
+        return json.loads(summary.read_text(encoding='utf-8')) if summary.is_file() else None
+    work_dir.mkdir(parents=True, exist_ok=True)
+    write_json(record, request)
+    return None
+
+
+def write_json(path: Path, content) -> None:
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def say(text: str) -> None:
+    print(f'\n== {text}', flush=True)
+
+
+def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tuple[list, list, str]:
+    """(images for pairs and validation, images for the test, ground-truth folder); drawn first if there are none."""
+    from ..datasets.drawn import write_dataset
+    from ..datasets.ground_truth import match_ground_truth, patient_of, split_by_group
+    from ..datasets.mask_io import list_images
+
+    images, gt = inputs.images, inputs.gt
+    if images is None:
+        say(f'drawing the demo set (seed {args.seed}) in {work_dir / "demo"}')
+        write_dataset(work_dir / 'demo', style='demo', seed=args.seed, n=DEMO_IMAGES, size=512)
+        images, gt = work_dir / 'demo' / 'images', work_dir / 'demo' / 'masks'
+    matched, missing = match_ground_truth(list_images(Path(images)), Path(gt))
+    for image in missing:
+        print(f'no ground truth for {image}: skipped')
+    train, test = split_by_group(
+        [image for image, _ in matched], args.test_fraction, args.seed,
+        key=lambda image: patient_of(image.stem, args.group_regex))
+    return train, test, str(gt)
+
+
+# 16 to train, a quarter of them for validation of every step's choice, the rest never seen before the test.
+DEMO_IMAGES = 64
+
+
+def train(inputs: Inputs, work_dir: Path, pairs: Path, args: argparse.Namespace) -> None:
+    """Run tools/train.py as the user would, in its own process (torchrun for several GPUs).
+
+    Raises:
+        InputError: training failed; its own output says why.
+    """
+    from ..errors import InputError
+
+    command = [sys.executable]
+    if args.gpus > 1:
+        command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.gpus}']
+    command += ['tools/train.py', inputs.config, '--work-dir', str(work_dir), '--checkpoint', inputs.model,
+                '--data-root', str(pairs), '--seed', str(args.seed)]
+    if args.gpus > 1:
+        command += ['--launcher', 'pytorch']
+    if (work_dir / 'last_checkpoint').is_file():
+        command.append('--resume')
+    if args.cfg_options:
+        command += ['--cfg-options', *args.cfg_options]
+    say('training: ' + ' '.join(['python', *command[1:]]))
+    code = subprocess.run(command).returncode
+    if code:
+        raise InputError(f'training ended with exit code {code}, see its output above and the log in {work_dir}')
+
+
+def best_checkpoint(work_dir: Path) -> tuple[Path | None, float, float]:
+    """(the best trained checkpoint, its validation Dice, the start's validation Dice).
+
+    The path is ``None`` when no trained checkpoint beats the start.
+    """
+    from .hooks import HISTORY_FILE
+
+    history = json.loads((work_dir / HISTORY_FILE).read_text(encoding='utf-8'))
+    start = history[0]['dice']
+    best = max(history[1:], key=lambda entry: entry['dice'])
+    # mmengine keeps one best_dice_iter_N.pth, the first of equal ones.
+    found = sorted(work_dir.glob('best_dice_iter_*.pth'))
+    return (found[-1] if found and best['dice'] > start else None), best['dice'], start
+
+
+def evaluate(checkpoint: Path | str, images: list, gt: str, out_dir: Path, args: argparse.Namespace) -> dict:
+    """Test metrics of a checkpoint directory (the start, or what was exported)."""
+    from ..datasets.seg_dataset import DEFAULT_PROMPT, FolderMasks, VesselSegDataset
+    from ..models.sa2va_seg_model import Sa2VASegModel
+    from .evaluate import evaluate_model, pick_device
+
+    source = FolderMasks(str(images[0].parent), gt, prompt=args.prompt or DEFAULT_PROMPT,
+                         stems=[image.stem for image in images])
+    model = Sa2VASegModel(str(checkpoint), trainable=dict(projector='full'))
+    return evaluate_model(model, VesselSegDataset(source, str(checkpoint)), out_dir, device=pick_device(None), seed=args.seed)
+
+
+def table(before: dict, after: dict) -> str:
+    """Before and after, one line a metric."""
+    rows = [f'{"":12}{"before":>10}{"after":>10}{"change":>10}']
+    for name in ('dice', 'iou', 'precision', 'recall', 'cldice'):
+        rows.append(f'{name:12}{before[name]:10.4f}{after[name]:10.4f}{after[name] - before[name]:+10.4f}')
+    return '\n'.join(rows + [f'test images: {before["n_images"]}, never used for training or selection'])
+
+
+def conclude(summary: dict) -> int:
+    """Print the verdict; returns the exit code."""
+    print('\n' + table(summary['before'], summary['after']))
+    print(f'\nexported model: {summary["exported_hf"]}')
+    if summary['best_checkpoint'] is None:
+        print('NOT BETTER: no trained checkpoint has a higher validation Dice than the start. '
+              'The exported model is the unchanged start.')
+        return NOT_BETTER
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    started = time.time()
+    inputs = choose_inputs(args)
+    work_dir = Path(args.work_dir)
+    request = {**vars(args), **vars(inputs)}
+    request.pop('overwrite')
+    finished = claim_work_dir(work_dir, request, args.overwrite)
+    if finished:
+        say(f'this job has finished before; its result is in {work_dir} (--overwrite runs it again)')
+        return conclude(finished)
+    say(f'model {inputs.model}, images {inputs.images or "drawn demo set"}, config {inputs.config}')
+
+    from ..preferences.generate import GenerateConfig, generate_pairs
+    from .export import export_run
+    from .train import read_config
+
+    train_images, test_images, gt = prepare_data(inputs, work_dir, args)
+    say(f'test before training, {len(test_images)} images')
+    before = evaluate(inputs.model, test_images, gt, work_dir / 'test_before', args)
+
+    say(f'preference pairs from {len(train_images)} images')
+    pairs = work_dir / 'pairs'
+    report = generate_pairs(GenerateConfig(
+        mode='generate', images_dir=str(train_images[0].parent), gt_dir=gt, output_dir=str(pairs),
+        model_path=inputs.model, num_samples=args.num_samples, min_iou_gap=args.min_iou_gap,
+        max_pairs_per_image=args.max_pairs_per_image, val_fraction=args.val_fraction, seed=args.seed,
+        group_regex=args.group_regex, **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
+
+    train(inputs, work_dir, pairs, args)
+
+    checkpoint, best_dice, start_dice = best_checkpoint(work_dir)
+    say(f'validation Dice: start {start_dice:.4f}, best {best_dice:.4f}')
+    exported = work_dir / 'exported_hf'
+    # An interrupted job may have left a part of it.
+    shutil.rmtree(exported, ignore_errors=True)
+    if checkpoint is None:
+        shutil.copytree(inputs.model, exported)
+    else:
+        export_run(read_config(str(work_dir / 'config.py'), []), checkpoint, exported)
+    say(f'test of the exported model, {len(test_images)} images')
+    after = evaluate(exported, test_images, gt, work_dir / 'test_after', args)
+    summary = dict(
+        before={name: before[name] for name in SUMMARY_METRICS}, after={name: after[name] for name in SUMMARY_METRICS},
+        pairs=report['train_pairs'], train_images=report['train_images'], seconds=round(time.time() - started, 1),
+        best_checkpoint=None if checkpoint is None else str(checkpoint), exported_hf=str(exported), seed=args.seed,
+        validation_dice=dict(start=start_dice, best=best_dice))
+    write_json(work_dir / 'summary.json', summary)
+    return conclude(summary)
+
+
+if __name__ == '__main__':
+    from ..errors import cli_main
+
+    cli_main(main)()

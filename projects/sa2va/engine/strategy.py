@@ -1,0 +1,78 @@
+"""Fit a run's config to the machine: DeepSpeed where there is a GPU, mmengine's plain strategies where there is none."""
+from __future__ import annotations
+
+import os
+import socket
+
+import torch
+from mmengine.config import Config
+
+from ..errors import InputError
+
+
+def prepare_process_group_env() -> None:
+    """Set the variables that a launcher would set, for a run of one process without one.
+
+    DeepSpeed looks for them and, where they are missing, wants MPI.
+    """
+    if 'RANK' in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+
+
+def fit_to_machine(cfg: Config) -> str:
+    """Change ``cfg`` in place so that it runs here; returns one line that says what was chosen.
+
+    With a GPU the config's strategy runs as written. Without one, DeepSpeedStrategy is replaced by mmengine's
+    SingleDeviceStrategy (or DDPStrategy over gloo under a launcher) in float32, keeping gradient clipping and
+    accumulation. ``deepspeed_on_cpu=True`` keeps DeepSpeed over gloo, which the tests use.
+
+    Raises:
+        InputError: a launcher asks for more processes than there are GPUs.
+    """
+    strategy = cfg.get('strategy', dict(type='SingleDeviceStrategy'))
+    deepspeed = strategy['type'] == 'DeepSpeedStrategy'
+    distributed = cfg.get('launcher', 'none') != 'none'
+    gpus = torch.cuda.device_count()
+    if gpus and distributed and int(os.environ.get('LOCAL_RANK', 0)) >= gpus:
+        raise InputError(f'--nproc_per_node: local rank {os.environ["LOCAL_RANK"]} has no GPU, '
+                         f'this machine has {gpus}: start at most {gpus} processes')
+    if deepspeed and (gpus or cfg.get('deepspeed_on_cpu')):
+        prepare_process_group_env()
+        if not gpus:
+            import deepspeed as ds
+
+            _skip_shared_memory_op()
+            # mmengine would call torch.cuda.set_device; with a group already there it leaves that step out.
+            ds.init_distributed(dist_backend='gloo', auto_mpi_discovery=False)
+        precision = 'bf16' if strategy.get('bf16', {}).get('enabled') else 'fp32'
+        stage = strategy.get('zero_optimization', {}).get('stage', 0)
+        return f'DeepSpeed ZeRO-{stage}, {precision}, on {"GPU" if gpus else "CPU over gloo"}'
+    if gpus and not deepspeed:
+        return f'{strategy["type"]} as configured, on GPU'
+    if deepspeed:
+        wrapper = dict(cfg.optim_wrapper, type='OptimWrapper')
+        if strategy.get('gradient_clipping'):
+            wrapper['clip_grad'] = dict(max_norm=strategy['gradient_clipping'])
+        if strategy.get('gradient_accumulation_steps', 1) > 1:
+            wrapper['accumulative_counts'] = strategy['gradient_accumulation_steps']
+        cfg.optim_wrapper = wrapper
+    if not distributed:
+        cfg.strategy = dict(type='SingleDeviceStrategy')
+        return 'no GPU here: SingleDeviceStrategy in float32 on CPU in place of DeepSpeed'
+    torch.distributed.init_process_group('gloo')
+    # Parts that a mask does not depend on (other hypotheses' heads) get no gradient.
+    cfg.strategy = dict(type='DDPStrategy', model_wrapper=dict(
+        type='MMDistributedDataParallel', find_unused_parameters=True))
+    return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {os.environ["WORLD_SIZE"]} processes'
+
+
+def _skip_shared_memory_op() -> None:
+    """Mark DeepSpeed's shared-memory collective as unavailable: compiling it takes minutes, gloo serves small CPU runs."""
+    import deepspeed.ops
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False

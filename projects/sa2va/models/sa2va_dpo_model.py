@@ -1,0 +1,58 @@
+"""Sa2VA trained on preferences between masks of one image (DPO, arXiv 2305.18290)."""
+from __future__ import annotations
+
+from typing import Mapping
+
+import torch
+from mmengine.registry import MODELS
+
+from .preference_loss import PreferenceConfig, combined_loss
+from .reference import build_reference
+from .sa2va_seg_model import Sa2VASegModel
+
+
+@MODELS.register_module()
+class Sa2VADPOModel(Sa2VASegModel):
+    """Policy, reference and preference loss.
+
+    One forward pass of the policy (and one of the reference) scores every pair of an image, because a mask's
+    likelihood under the policy is a per-pixel Bernoulli on one map of logits.
+
+    Args:
+        checkpoint, trainable, score_size, dtype: as in :class:`Sa2VASegModel`.
+        preference: fields of :class:`PreferenceConfig`; ``dict(type='guide')`` is the guide's objective as written.
+        reference: ``'initial'`` (the policy before training: adapters off and snapshots of fully trained parts),
+            ``'copy'`` (a full frozen copy) or ``'none'`` (the guide's simplified form).
+
+    Raises:
+        ValueError: an unsupported combination, said before any data is read.
+    """
+
+    def __init__(self, checkpoint: str, trainable: Mapping | str, preference: Mapping,
+                 reference: str = 'initial', score_size: int | None = None, dtype: str = 'float32',
+                 data_preprocessor: dict | None = None) -> None:
+        super().__init__(checkpoint, trainable, score_size=score_size, dtype=dtype,
+                         data_preprocessor=data_preprocessor)
+        self.preference = PreferenceConfig.from_dict(
+            dict(preference, use_reference=preference.get('use_reference', reference != 'none')))
+        if self.preference.use_reference and reference == 'none':
+            raise ValueError('model.preference asks for a reference but model.reference is "none": '
+                             'set reference="initial", or use_reference=False')
+        self.reference = build_reference(reference if self.preference.use_reference else 'none', self.policy)
+
+    def loss(self, batch: dict, chosen: torch.Tensor, rejected: torch.Tensor, image_index: torch.Tensor,
+             gaps: torch.Tensor, **_) -> dict[str, torch.Tensor]:
+        """Losses and logs of a batch of images with their pairs.
+
+        Args:
+            batch: the policy's input for B images.
+            chosen, rejected: soft masks of P pairs, [P, S, S] uint8 where 255 is certain vessel.
+            image_index: [P] int64, the image each pair belongs to.
+            gaps: [P] float32, ``iou_gap`` of each pair.
+        """
+        logits = self.score_logits(self.policy(batch))
+        reference_logits = None
+        if self.reference is not None:
+            reference_logits = self.score_logits(self.reference(self.policy, batch))
+        return combined_loss(self.preference, logits, reference_logits, chosen.float() / 255, rejected.float() / 255,
+                             gaps=gaps, image_index=image_index)

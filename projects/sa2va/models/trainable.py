@@ -1,0 +1,176 @@
+"""Which parts of the policy move: frozen, LoRA (through peft) or full, one switch per part.
+
+LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
+"""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator, Mapping
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+# Part name -> attribute path inside Sa2VAModel. A part holds what lies under its path and under no longer path here:
+# the decoder's IoU and object-score heads get no gradient from a mask, so they are parts of their own.
+PARTS: dict[str, str] = {
+    'llm': 'mllm.language_model',
+    'vision': 'mllm.vision_model',
+    'vision_projector': 'mllm.mlp1',
+    'projector': 'text_hidden_fcs',
+    'sam2_encoder': 'sam2.vision_encoder.backbone',
+    'sam2_neck': 'sam2.vision_encoder.neck',
+    'prompt_encoder': 'sam2.prompt_encoder',
+    'mask_decoder': 'sam2.mask_decoder',
+    'iou_head': 'sam2.mask_decoder.iou_prediction_head',
+    'object_score_head': 'sam2.mask_decoder.pred_obj_score_head',
+}
+
+# Linear layers that carry a LoRA adapter, by the suffix of their module name.
+LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    'llm': ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'),
+    'vision': ('q_proj', 'k_proj', 'v_proj', 'qkv', 'projection_layer', 'proj', 'fc1', 'fc2',
+               'gate_proj', 'up_proj', 'down_proj', 'linear_fc1', 'linear_fc2'),
+    'sam2_encoder': ('qkv', 'proj', 'proj_in', 'proj_out'),
+}
+
+_MODES = ('frozen', 'lora', 'full')
+
+
+def _normalise(part: str, setting) -> dict:
+    """One part's switch as a dict with ``mode``; raises ValueError naming the part and the field."""
+    setting = dict(mode=setting) if isinstance(setting, str) else dict(setting)
+    mode = setting.get('mode')
+    if mode not in _MODES:
+        raise ValueError(f'trainable[{part!r}]: mode is {mode!r}, must be one of {_MODES}')
+    allowed = {'frozen': {'mode'}, 'full': {'mode', 'lr_mult'},
+               'lora': {'mode', 'lr_mult', 'r', 'alpha', 'dropout', 'targets'}}[mode]
+    unknown = sorted(set(setting) - allowed)
+    if unknown:
+        raise ValueError(f'trainable[{part!r}]: {", ".join(unknown)} is no field of mode {mode!r} '
+                         f'(fields: {", ".join(sorted(allowed))})')
+    if mode == 'lora' and part not in LORA_TARGETS:
+        raise ValueError(f'trainable[{part!r}]: LoRA is offered for {", ".join(LORA_TARGETS)}; '
+                         f'this part is small, train it with mode "full"')
+    return setting
+
+
+def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) -> dict[str, dict]:
+    """Freeze everything, then open the parts that ``spec`` names.
+
+    Args:
+        policy: a ``Sa2VAModel``; changed in place (LoRA layers are injected).
+        spec: part name (a key of ``PARTS``) -> ``'frozen'``, ``'full'``, ``'lora'`` or a dict with ``mode`` and,
+            for LoRA, ``r`` (rank, default 64), ``alpha`` (default 2 r), ``dropout`` (default 0.0) and ``targets``
+            (module-name suffixes), and ``lr_mult`` (multiplies the run's learning rate for this part).
+            The string ``'all'`` opens every part fully (supervised training from scratch).
+
+    Returns:
+        The normalised switches, one per open part.
+
+    Raises:
+        ValueError: unknown part, mode or field, or nothing trainable.
+    """
+    policy.requires_grad_(False)
+    if spec == 'all':
+        policy.requires_grad_(True)
+        return {part: dict(mode='full') for part in PARTS}
+    if isinstance(spec, str):
+        raise ValueError(f'trainable: {spec!r} must be "all" or a dict of parts ({", ".join(PARTS)})')
+    unknown = sorted(set(spec) - set(PARTS))
+    if unknown:
+        raise ValueError(f'trainable: unknown part {", ".join(unknown)}; the parts are {", ".join(PARTS)}')
+    switches = {part: _normalise(part, setting) for part, setting in spec.items()}
+    switches = {part: setting for part, setting in switches.items() if setting['mode'] != 'frozen'}
+    for part, setting in switches.items():
+        module = _part(policy, part)
+        if setting['mode'] == 'full':
+            for name, parameter in policy.named_parameters():
+                if part_of(name) == part:
+                    parameter.requires_grad_(True)
+            continue
+        rank = setting.get('r', 64)
+        targets = tuple(setting.get('targets', LORA_TARGETS[part]))
+        names = [name for name, layer in module.named_modules()
+                 if isinstance(layer, nn.Linear) and name.rsplit('.', 1)[-1] in targets]
+        if not names:
+            raise ValueError(f'trainable[{part!r}]: no linear layer is called {", ".join(targets)}')
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=setting.get('alpha', 2 * rank),
+                       lora_dropout=setting.get('dropout', 0.0), target_modules=names), module)
+    if not any(p.requires_grad for p in policy.parameters()):
+        raise ValueError('trainable: every part is frozen, there is nothing to train')
+    return switches
+
+
+def part_of(parameter_name: str) -> str | None:
+    """The part that a parameter of ``Sa2VAModel`` belongs to: the one with the longest matching path."""
+    matches = [part for part, path in PARTS.items() if parameter_name.startswith(path + '.')]
+    return max(matches, key=lambda part: len(PARTS[part]), default=None)
+
+
+def _part(policy: nn.Module, part: str) -> nn.Module:
+    """The module behind a part's name; raises ValueError when this family has no such module."""
+    module = policy
+    for name in PARTS[part].split('.'):
+        module = getattr(module, name, None)
+        if module is None:
+            raise ValueError(f'trainable[{part!r}]: this model has no {PARTS[part]}')
+    return module
+
+
+def lora_layers(policy: nn.Module) -> list[tuple[str, BaseTunerLayer]]:
+    """Every module that carries an adapter, with its name."""
+    return [(name, module) for name, module in policy.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+@contextmanager
+def adapters_disabled(policy: nn.Module) -> Iterator[None]:
+    """Switch every LoRA adapter off inside the block: the base weights alone answer.
+
+    ``requires_grad`` of the adapters is restored on leaving (peft's own switch clears it).
+    """
+    layers = [layer for _, layer in lora_layers(policy)]
+    flags = {name: p.requires_grad for name, p in policy.named_parameters()}
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for name, p in policy.named_parameters():
+            p.requires_grad_(flags[name])
+
+
+@torch.no_grad()
+def merge_adapters(policy: nn.Module) -> None:
+    """Fold every adapter into its base weight (W + alpha/r B A) and take the LoRA layers out, in place.
+
+    Afterwards the parameter names are those of the untouched model again, which export needs.
+    """
+    for name, layer in lora_layers(policy):
+        layer.merge(safe_merge=True)
+        parent_name, _, leaf = name.rpartition('.')
+        parent = policy.get_submodule(parent_name) if parent_name else policy
+        setattr(parent, leaf, layer.get_base_layer())
+
+
+def parameter_groups(policy: nn.Module, switches: Mapping[str, Mapping]) -> list[dict]:
+    """Trainable parameters by part: ``[{part, lr_mult, params: [(name, parameter), ...]}, ...]``.
+
+    What belongs to no part (single tensors such as SAM2's no-memory embedding, open only with ``'all'``) forms the
+    last group, ``other``, so that no trainable parameter can be left out of the optimiser.
+    """
+    groups = {part: dict(part=part, lr_mult=float(setting.get('lr_mult', 1.0)), params=[])
+              for part, setting in switches.items()}
+    rest = []
+    for name, parameter in policy.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = part_of(name)
+        (groups[part]['params'] if part in groups else rest).append((name, parameter))
+    if rest:
+        groups['other'] = dict(part='other', lr_mult=1.0, params=rest)
+    return [group for group in groups.values() if group['params']]
