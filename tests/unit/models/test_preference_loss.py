@@ -627,10 +627,11 @@ def test_descent_ends_preferring_the_chosen_mask():
     """Gradient descent on free logits: every supported loss ends preferring chosen on every pair."""
     _, _, win, lose = random_case(22)
     for loss_type, reduction, smoothing in COMBINATIONS:
+        settings = dict(loss_type=loss_type, reduction=reduction, label_smoothing=smoothing, beta=1.)
         z = torch.zeros_like(win, requires_grad=True)
         for _ in range(30):
-            out = preference_loss(z, win, lose, loss_type=loss_type, reduction=reduction, label_smoothing=smoothing)
+            out = preference_loss(z, win, lose, **settings)
             gradient, = torch.autograd.grad(out.loss, z)
             z = (z - 10 * gradient).detach().requires_grad_()
-        final = preference_loss(z, win, lose, loss_type=loss_type, reduction=reduction, label_smoothing=smoothing)
+        final = preference_loss(z, win, lose, **settings)
         assert final.accuracy == 1, (loss_type, reduction)
