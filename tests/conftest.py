@@ -35,3 +35,23 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if 'gpu' in item.keywords:
             item.add_marker(reason)
+
+
+@pytest.fixture(scope='session')
+def micro_checkpoint(tmp_path_factory) -> Path:
+    """A released-layout directory of the tiny architecture shrunk to 128 px: random weights, about a second a forward."""
+    import copy
+
+    from projects.sa2va.models.hf_checkpoint import init_checkpoint
+    from projects.sa2va.models.tiny import CONFIG, SAM2_DIMS, write_tokenizer
+
+    root = tmp_path_factory.mktemp('micro')
+    config = copy.deepcopy(CONFIG)
+    config['force_image_size'] = config['vision_config']['image_size'] = 56
+    config['vision_config'].update(num_hidden_layers=1, hidden_size=32, intermediate_size=64)
+    config['llm_config'].update(num_hidden_layers=2, hidden_size=64, intermediate_size=96,
+                                vocab_size=write_tokenizer(root / 'tokenizer'))
+    config['hidden_size'] = 64
+    dims = dict(SAM2_DIMS, image_size=128, embed_dim=16, stages=[1, 1, 2, 1], global_att_blocks=[3], hidden_dim=64)
+    init_checkpoint(config, dims, root / 'tokenizer', root / 'checkpoint', seed=3)
+    return root / 'checkpoint'

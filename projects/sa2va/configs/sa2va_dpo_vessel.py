@@ -38,7 +38,7 @@ train_dataloader = dict(
     batch_size=1,
     num_workers=2,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='dpo_collate'),
+    collate_fn=dict(type='dpo_collate', preprocessor=checkpoint),
     dataset=dict(
         type='DPOVesselDataset', data_root=data_root, preprocessor=checkpoint, score_size=512,
         pairs_per_image=4, min_iou_gap=min_iou_gap, flip_prob=0.5, seed=seed))
@@ -46,7 +46,7 @@ val_dataloader = dict(
     batch_size=1,
     num_workers=2,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='vessel_seg_collate'),
+    collate_fn=dict(type='vessel_seg_collate', preprocessor=checkpoint),
     dataset=dict(
         type='VesselSegDataset', preprocessor=checkpoint,
         source=dict(type='AnnotatedMasks', data_root=data_root, ann_file='val_annotations.json')))

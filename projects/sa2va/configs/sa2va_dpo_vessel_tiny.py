@@ -17,9 +17,11 @@ model = dict(
         mask_decoder='full'))
 
 train_dataloader = dict(
-    batch_size=4, num_workers=0, dataset=dict(data_root=data_root, preprocessor=checkpoint))
+    batch_size=4, num_workers=0, collate_fn=dict(preprocessor=checkpoint),
+    dataset=dict(data_root=data_root, preprocessor=checkpoint))
 val_dataloader = dict(
-    batch_size=2, num_workers=0, dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
+    batch_size=2, num_workers=0, collate_fn=dict(preprocessor=checkpoint),
+    dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=3e-4))

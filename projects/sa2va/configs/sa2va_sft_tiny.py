@@ -23,7 +23,7 @@ train_dataloader = dict(
     num_workers=14,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    collate_fn=dict(type='vessel_seg_collate'),
+    collate_fn=dict(type='vessel_seg_collate', preprocessor=checkpoint),
     dataset=dict(
         type='VesselSegDataset', preprocessor=checkpoint, training=True, score_size=256, flip_prob=0.5,
         brightness=0.25, seed=seed,
@@ -34,7 +34,7 @@ val_dataloader = dict(
     batch_size=8,
     num_workers=4,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='vessel_seg_collate'),
+    collate_fn=dict(type='vessel_seg_collate', preprocessor=checkpoint),
     dataset=dict(
         type='VesselSegDataset', preprocessor=checkpoint,
         source=dict(

@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from .annotations import read_pairs, resolve
 from .mask_io import read_image_rgb, read_mask
-from .preprocess import Sa2VAPreprocessor
-from .seg_dataset import Draws, jitter
+from .seg_dataset import Draws, jitter, preprocessor_of
 from .targets import flip, soft_target
 
 
@@ -51,7 +50,7 @@ class DPOVesselDataset(Dataset):
             raise InputError(f'{path}: no pair has iou_gap >= {min_iou_gap}: '
                              'lower min_iou_gap or generate more diverse candidates')
         self.groups = list(groups.values())
-        self.pre = Sa2VAPreprocessor.from_pretrained(preprocessor)
+        self.pre = preprocessor_of(str(preprocessor))
         self.score_size = score_size or self.pre.sam_size
         self.pairs_per_image = pairs_per_image
         self.flip_prob, self.brightness = flip_prob, brightness
@@ -85,11 +84,16 @@ class DPOVesselDataset(Dataset):
 
 
 @FUNCTIONS.register_module()
-def dpo_collate(items: list[dict]) -> dict:
-    """A batch for ``Sa2VADPOModel.forward``: B images, P pairs and the image each pair belongs to."""
+def dpo_collate(items: list[dict], preprocessor: str) -> dict:
+    """A batch for ``Sa2VADPOModel.forward``: B images, P pairs and the image each pair belongs to.
+
+    Args:
+        items: of a ``DPOVesselDataset``.
+        preprocessor: the same checkpoint directory as the data set's.
+    """
     counts = [len(item['gaps']) for item in items]
     return dict(
-        batch=Sa2VAPreprocessor.collate([item['sample'] for item in items]),
+        batch=preprocessor_of(str(preprocessor)).collate([item['sample'] for item in items]),
         chosen=torch.from_numpy(np.concatenate([item['chosen'] for item in items])),
         rejected=torch.from_numpy(np.concatenate([item['rejected'] for item in items])),
         gaps=torch.from_numpy(np.concatenate([item['gaps'] for item in items])),

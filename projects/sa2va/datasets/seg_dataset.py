@@ -1,6 +1,7 @@
 """Images with ground truth as policy inputs: supervised training, validation and test."""
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Sequence
 
@@ -17,6 +18,12 @@ from .preprocess import Sa2VAPreprocessor
 from .targets import flip, soft_target
 
 DEFAULT_PROMPT = '<image>Please segment the blood vessels.'
+
+
+@lru_cache(maxsize=8)
+def preprocessor_of(checkpoint: str) -> Sa2VAPreprocessor:
+    """The preprocessor of a checkpoint directory; read once a process, data sets and collate functions share it."""
+    return Sa2VAPreprocessor.from_pretrained(checkpoint)
 
 
 class Draws:
@@ -103,7 +110,7 @@ class VesselSegDataset(Dataset):
     def __init__(self, source: dict, preprocessor: str, training: bool = False, score_size: int | None = None,
                  flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0) -> None:
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
-        self.pre = Sa2VAPreprocessor.from_pretrained(preprocessor)
+        self.pre = preprocessor_of(str(preprocessor))
         self.training = training
         self.score_size = score_size or self.pre.sam_size
         self.flip_prob, self.brightness = flip_prob, brightness
@@ -137,9 +144,14 @@ def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 
 
 @FUNCTIONS.register_module()
-def vessel_seg_collate(items: list[dict]) -> dict:
-    """A batch for ``Sa2VASegModel.forward``: policy inputs plus targets or ground truth."""
-    data = dict(batch=Sa2VAPreprocessor.collate([item['sample'] for item in items]))
+def vessel_seg_collate(items: list[dict], preprocessor: str) -> dict:
+    """A batch for ``Sa2VASegModel.forward``: policy inputs plus targets or ground truth.
+
+    Args:
+        items: of a ``VesselSegDataset``.
+        preprocessor: the same checkpoint directory as the data set's.
+    """
+    data = dict(batch=preprocessor_of(str(preprocessor)).collate([item['sample'] for item in items]))
     if 'target' in items[0]:
         data['target'] = torch.from_numpy(np.stack([item['target'] for item in items]))
     else:

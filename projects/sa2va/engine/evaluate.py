@@ -1,6 +1,7 @@
 """Score a model's masks on a data set: the one evaluation of ``tools/test.py`` and of the main job."""
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def evaluate_model(model: Sa2VASegModel, dataset: Dataset, out_dir: Path, device
         The content of ``metrics.json``'s means: metric name -> float, and ``n_images``.
     """
     model = model.to(device).eval()
-    loader = DataLoader(dataset, batch_size=1, collate_fn=vessel_seg_collate)
+    loader = DataLoader(dataset, batch_size=1, collate_fn=partial(vessel_seg_collate, preprocessor=model.checkpoint))
     rows = []
     for index, data in enumerate(tqdm(loader, desc='test', unit='image')):
         data = model.data_preprocessor(data)
