@@ -1,0 +1,313 @@
+"""Image and conversation preprocessing: one way, shared by training, pair generation and testing.
+
+Conversation. Sa2VA was trained on ``{image tokens}\\n{question}`` in the ``qwen_chat`` template without a system turn.
+Whatever way a prompt spells its image placeholder (``<image>Please ...``, ``<image>\\nPlease ...``, none at all), it
+reaches the model in exactly that form. Prompt, answer (with its end-of-turn token) and the closing newline are tokenised
+separately, as in the original training code.
+
+Images. The language model's view follows the family (InternVL tiles, or the Qwen-VL processor); SAM2 sees the whole image
+resized to a square, aspect ratio not kept, bicubic, ImageNet mean and standard deviation in float32.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import InputError
+from ..models.hf_checkpoint import read_config, read_sam2_dims
+from ..models.mllm import family_of
+from .tokenizer import load_tokenizer
+
+DEFAULT_ANSWER = 'Sure, [SEG].'
+IMAGE_PLACEHOLDER = '<image>'
+SEG = '[SEG]'
+# Bumped when the output for the same input changes, so that caches keyed by fingerprint() are not reused.
+_VERSION = 1
+
+_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+# (user turn, answer with end of turn, separator) of the templates of released checkpoints.
+_QWEN_CHAT = ('<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n', '{output}<|im_end|>', '\n')
+
+
+def normalise_prompt(prompt: str, where: str = 'prompt') -> str:
+    """The question alone: image placeholder and surrounding white space taken off.
+
+    Raises:
+        InputError: no question, or more than one image placeholder.
+    """
+    if prompt.count(IMAGE_PLACEHOLDER) > 1:
+        raise InputError(f'{where}: {prompt!r} names {IMAGE_PLACEHOLDER} more than once; one image per prompt')
+    question = prompt.replace(IMAGE_PLACEHOLDER, '').strip()
+    if not question:
+        raise InputError(f'{where}: {prompt!r} asks nothing; write a question such as '
+                         f'"<image>Please segment the blood vessels."')
+    return question
+
+
+def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """An RGB PIL image from a PIL image of any mode or a uint8 array ``[H, W, 3]``."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f'image array must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}')
+        image = Image.fromarray(image)
+    return image.convert('RGB')
+
+
+def to_normalised_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB image -> float32 ``[3, H, W]``, /255, ImageNet mean and standard deviation."""
+    array = (np.asarray(image, dtype=np.float32) / np.float32(255.0) - _MEAN) / _STD
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def tile_grid(width: int, height: int, tile: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
+    """InternVL's grid (columns, rows): the one whose aspect ratio is nearest to the image's.
+
+    Equal distance: the later grid wins when the image covers more than half its area. Grids of equal area stand in the
+    iteration order of a Python set, as in the original; integers hash alike everywhere, so that order is fixed.
+    """
+    grids = {(c, r) for n in range(min_tiles, max_tiles + 1) for c in range(1, n + 1) for r in range(1, n + 1)
+             if min_tiles <= c * r <= max_tiles}
+    best, best_distance, aspect = (1, 1), float('inf'), width / height
+    for cols, rows in sorted(grids, key=lambda g: g[0] * g[1]):
+        distance = abs(aspect - cols / rows)
+        if distance < best_distance or (distance == best_distance
+                                        and width * height > 0.5 * tile * tile * cols * rows):
+            best, best_distance = (cols, rows), distance
+    return best
+
+
+def cut_tiles(image: Image.Image, tile: int, min_tiles: int, max_tiles: int, thumbnail: bool) -> list[Image.Image]:
+    """The image resized (bicubic) to its grid and cut row by row; with more than one tile, the whole image last."""
+    cols, rows = tile_grid(*image.size, tile, min_tiles, max_tiles)
+    resized = image.resize((cols * tile, rows * tile))
+    tiles = [resized.crop((c * tile, r * tile, (c + 1) * tile, (r + 1) * tile))
+             for r in range(rows) for c in range(cols)]
+    if thumbnail and len(tiles) > 1:
+        tiles.append(image.resize((tile, tile)))
+    return tiles
+
+
+@dataclass(frozen=True)
+class InternVLImages:
+    """The InternVL family's image half."""
+
+    tile: int
+    tokens_per_tile: int
+    min_tiles: int = 1
+    max_tiles: int = 12
+    thumbnail: bool = True
+
+    image_token = '<IMG_CONTEXT>'
+    prefix, suffix = '<img>', '</img>'
+    concatenated = ('pixel_values',)
+
+    @classmethod
+    def from_config(cls, config: Mapping, **_) -> 'InternVLImages':
+        vision = config['vision_config']
+        tile = config.get('force_image_size') or vision['image_size']
+        side = tile // vision['patch_size']
+        return cls(tile, int((side * config.get('downsample_ratio', 0.5)) ** 2),
+                   config.get('min_dynamic_patch', 1), config.get('max_dynamic_patch', 12),
+                   config.get('use_thumbnail', True))
+
+    def encode(self, image: Image.Image) -> dict:
+        """``pixel_values [tiles, 3, t, t]`` float32."""
+        tiles = cut_tiles(image, self.tile, self.min_tiles, self.max_tiles, self.thumbnail)
+        return dict(pixel_values=torch.stack([to_normalised_tensor(t) for t in tiles]))
+
+    def num_tokens(self, encoded: Mapping) -> int:
+        return len(encoded['pixel_values']) * self.tokens_per_tile
+
+
+class Sa2VAPreprocessor:
+    """Tokenizer and image processing of one checkpoint.
+
+    Attributes:
+        tokenizer: the checkpoint's tokenizer.
+        seg_token_id, image_token_id, pad_token_id, eos_token_id: ids.
+        sam_size: side of the SAM2 input, pixels.
+    """
+
+    def __init__(self, tokenizer, images, sam_size: int, where: str = 'tokenizer') -> None:
+        self.tokenizer, self.images, self.sam_size = tokenizer, images, sam_size
+        self.template = _QWEN_CHAT
+        vocabulary = tokenizer.get_vocab()
+        for token in (SEG, images.image_token):
+            if token not in vocabulary:
+                raise InputError(f'{where}: the tokenizer has no {token} token; it is not the tokenizer of a '
+                                 f'Sa2VA checkpoint')
+        self.seg_token_id: int = vocabulary[SEG]
+        self.image_token_id: int = vocabulary[images.image_token]
+        self.eos_token_id: int = tokenizer.convert_tokens_to_ids('<|im_end|>')
+        self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
+        # Text that a prompt or an answer may not contain: it would forge image places, turns or masks.
+        self._forbidden = tuple(t for t in ('<|im_start|>', '<|im_end|>', images.image_token, images.prefix,
+                                            images.suffix) if t in vocabulary)
+
+    @classmethod
+    def from_pretrained(cls, checkpoint_dir: str | os.PathLike, **image_settings) -> 'Sa2VAPreprocessor':
+        """Tokenizer and image processing of the family that ``config.json`` states.
+
+        Args:
+            image_settings: Qwen-VL families: ``min_pixels``, ``max_pixels`` of the language model's view.
+
+        Raises:
+            InputError: no released layout, or a tokenizer without [SEG].
+        """
+        directory = Path(checkpoint_dir)
+        config = read_config(directory)
+        images = _image_half(directory, config, image_settings)
+        return cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],
+                   str(directory))
+
+    # -- halves ---------------------------------------------------------------------------------------------------
+
+    def encode_image(self, image: Image.Image | np.ndarray) -> dict:
+        """The image half of a sample (see :meth:`__call__`); depends on nothing but the image."""
+        image = as_rgb(image)
+        square = image.resize((self.sam_size, self.sam_size))
+        return dict(self.images.encode(image), sam_pixel_values=to_normalised_tensor(square),
+                    original_size=(image.height, image.width))
+
+    def num_image_tokens(self, encoded_image: Mapping) -> int:
+        """How many image tokens the prompt of an encoded image holds."""
+        return self.images.num_tokens(encoded_image)
+
+    def encode_text(self, prompt: str, answer: str = DEFAULT_ANSWER, *, num_image_tokens: int,
+                    truncate_after_seg: bool = True) -> dict:
+        """The text half of a sample: ``input_ids``, ``seg_positions``, ``labels``."""
+        return self.encode_conversation([(prompt, answer)], num_image_tokens=num_image_tokens,
+                                        truncate_after_seg=truncate_after_seg)
+
+    def encode_conversation(self, turns: Sequence[tuple[str, str]], *, num_image_tokens: int,
+                            truncate_after_seg: bool = True) -> dict:
+        """Several turns about one image; the image tokens stand in the first.
+
+        Returns:
+            ``input_ids [L]``, ``labels [L]`` (-100 outside answers; aligned with the ids, not shifted) and
+            ``seg_positions [n_seg]``, int64.
+
+        Raises:
+            InputError: an empty question, an answer without [SEG], or text that holds control tokens.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        seg_positions: list[int] = []
+        user, assistant, separator = self.template
+        for i, (prompt, answer) in enumerate(turns):
+            question = normalise_prompt(prompt)
+            self._check_text('prompt', question, self._forbidden + (SEG,))
+            self._check_text('answer', answer, self._forbidden)
+            if SEG not in answer:
+                raise InputError(f'answer: {answer!r} has no {SEG} token, so there would be no mask')
+            if i == 0:
+                question = self._image_text(num_image_tokens) + '\n' + question
+            asked = self._tokenise(user.format(input=question), first=i == 0)
+            said = self._tokenise(assistant.format(output=answer))
+            between = self._tokenise(separator)
+            start = len(ids) + len(asked)
+            seg_positions += [start + k for k, token in enumerate(said) if token == self.seg_token_id]
+            ids += asked + said + between
+            labels += [-100] * len(asked) + said + [-100] * len(between)
+        end = seg_positions[-1] + 1 if truncate_after_seg else len(ids)
+        return dict(input_ids=torch.tensor(ids[:end]), labels=torch.tensor(labels[:end]),
+                    seg_positions=torch.tensor(seg_positions))
+
+    def encode_question(self, prompt: str, *, num_image_tokens: int) -> torch.Tensor:
+        """Ids ``[L]`` up to where the answer begins, for free generation."""
+        question = normalise_prompt(prompt)
+        self._check_text('prompt', question, self._forbidden + (SEG,))
+        text = self.template[0].format(input=self._image_text(num_image_tokens) + '\n' + question)
+        return torch.tensor(self._tokenise(text, first=True))
+
+    def _image_text(self, n: int) -> str:
+        return self.images.prefix + self.images.image_token * n + self.images.suffix
+
+    def _tokenise(self, text: str, first: bool = False) -> list[int]:
+        # Only the first piece may get a beginning-of-sequence token (InternLM2 has one, Qwen has none).
+        return self.tokenizer.encode(text, add_special_tokens=first)
+
+    @staticmethod
+    def _check_text(what: str, text: str, forbidden: Sequence[str]) -> None:
+        found = next((token for token in forbidden if token in text), None)
+        if found is not None:
+            raise InputError(f'{what}: {text!r} holds the control token {found}; take it out')
+
+    # -- samples and batches --------------------------------------------------------------------------------------
+
+    def __call__(self, image: Image.Image | np.ndarray, prompt: str, answer: str = DEFAULT_ANSWER, *,
+                 truncate_after_seg: bool = True) -> dict:
+        """One sample.
+
+        Args:
+            image: RGB, any size; PIL or uint8 ``[H, W, 3]``.
+            prompt: the question, with or without ``<image>`` and with or without a newline after it.
+            answer: teacher-forced answer; one mask per [SEG] token in it.
+            truncate_after_seg: cut the text right after the last [SEG]. Attention is causal, so the masks are the same.
+
+        Returns:
+            ``input_ids [L]``, ``labels [L]``, ``seg_positions [n_seg]`` int64; ``pixel_values`` (InternVL
+            ``[tiles, 3, t, t]``, Qwen-VL flattened patches), ``image_grid_thw [1, 3]`` (Qwen-VL only),
+            ``sam_pixel_values [3, S, S]`` float32, ``original_size`` (H, W).
+
+        Raises:
+            InputError: an unusable prompt or answer.
+        """
+        encoded = self.encode_image(image)
+        return {**self.encode_text(prompt, answer, num_image_tokens=self.num_image_tokens(encoded),
+                                   truncate_after_seg=truncate_after_seg), **encoded}
+
+    def collate(self, samples: Sequence[Mapping]) -> dict:
+        """Samples -> batch.
+
+        Returns:
+            ``input_ids``, ``labels``, ``attention_mask [B, L]`` (right padded), ``image_token_mask [B, L]`` bool,
+            ``seg_index [n_seg, 2]`` int64 (row, position), ``pixel_values`` (and ``image_grid_thw``) concatenated,
+            ``sam_pixel_values [B, 3, S, S]``, ``original_sizes`` list of (H, W).
+
+        Raises:
+            ValueError: a sample whose text has places for another number of image tokens than its image gives.
+        """
+        length = max(len(s['input_ids']) for s in samples)
+        ids = torch.full((len(samples), length), self.pad_token_id, dtype=torch.int64)
+        labels = torch.full((len(samples), length), -100, dtype=torch.int64)
+        mask = torch.zeros(len(samples), length, dtype=torch.int64)
+        for i, sample in enumerate(samples):
+            n = len(sample['input_ids'])
+            ids[i, :n], mask[i, :n] = sample['input_ids'], 1
+            labels[i, :n] = sample.get('labels', labels[i, :n])
+            places = int((sample['input_ids'] == self.image_token_id).sum())
+            if places != self.num_image_tokens(sample):
+                raise ValueError(f'sample {i}: the text has {places} image tokens, its image gives '
+                                 f'{self.num_image_tokens(sample)}')
+        batch = dict(
+            input_ids=ids, labels=labels, attention_mask=mask, image_token_mask=ids == self.image_token_id,
+            seg_index=torch.tensor([(i, int(p)) for i, s in enumerate(samples)
+                                    for p in s.get('seg_positions', ())], dtype=torch.int64).reshape(-1, 2),
+            sam_pixel_values=torch.stack([s['sam_pixel_values'] for s in samples]),
+            original_sizes=[tuple(s['original_size']) for s in samples])
+        for key in self.images.concatenated:
+            batch[key] = torch.cat([s[key] for s in samples])
+        return batch
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything that determines the output: two equal fingerprints give equal samples."""
+        backend = getattr(self.tokenizer, 'backend_tokenizer', None)
+        state = dict(version=_VERSION, template=self.template, images=repr(self.images), sam_size=self.sam_size,
+                     tokenizer=backend.to_str() if backend is not None else sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _image_half(directory: Path, config: Mapping, settings: Mapping):
+    family_of(config, str(directory / 'config.json'))
+    return InternVLImages.from_config(config, **settings)

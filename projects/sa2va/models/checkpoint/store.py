@@ -1,0 +1,258 @@
+"""Weight files on disk: one tensor at a time in, one tensor at a time out.
+
+The safetensors format is read and written here directly (its header is a length, a JSON table and raw bytes):
+a memory-mapped reader keeps whole shards resident, and an export must keep the source's header byte for byte.
+Pickle files (``.bin``) are opened with ``weights_only=True`` only.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterable
+
+import torch
+
+from ...errors import InputError
+
+DTYPES = {
+    'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
+    'I64': torch.int64, 'I32': torch.int32, 'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8,
+    'BOOL': torch.bool,
+}
+_MAX_HEADER = 100_000_000
+
+# In order of preference; an index file names the shards.
+_LAYOUTS = (('model.safetensors.index.json', 'model.safetensors'),
+            ('pytorch_model.bin.index.json', 'pytorch_model.bin'))
+_SHARD = re.compile(r'(model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\.bin)$')
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies. ``shape`` and ``dtype`` as stored; ``start``/``end`` are absolute byte offsets
+    (0 in a pickle file)."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int = 0
+    end: int = 0
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The raw little-endian bytes of a contiguous CPU tensor, without a copy."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def read_safetensors_header(path: Path) -> tuple[bytes, dict[str, TensorInfo]]:
+    """The raw header (length field included) and the table of tensors, every offset checked.
+
+    Raises:
+        InputError: the file is shorter than its header says, or the header is not a valid table.
+    """
+    size = path.stat().st_size
+    with open(path, 'rb') as f:
+        prefix = f.read(8)
+        length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else _MAX_HEADER
+        if length >= min(_MAX_HEADER, size):
+            raise InputError(f'{path}: not a safetensors file or cut short (header of {length} bytes in a file of '
+                             f'{size}); download it again')
+        raw = f.read(length)
+    try:
+        table = json.loads(raw)
+        entries = {}
+        for key, entry in table.items():
+            if key == '__metadata__':
+                continue
+            start, end = entry['data_offsets']
+            shape, dtype = tuple(entry['shape']), DTYPES.get(entry['dtype'])
+            if dtype is None:
+                raise InputError(f'{path}: {key}: dtype {entry["dtype"]} is not supported; store it as one of '
+                                 f'{", ".join(DTYPES)}')
+            if end - start != math.prod(shape) * dtype.itemsize or start < 0:
+                raise InputError(f'{path}: {key}: offsets {start}..{end} do not fit shape {list(shape)}; '
+                                 f'the file is damaged, download it again')
+            if 8 + length + end > size:
+                raise InputError(f'{path}: {key}: cut short (needs {8 + length + end} bytes, the file has {size}); '
+                                 f'download it again')
+            entries[key] = TensorInfo(path.name, shape, dtype, 8 + length + start, 8 + length + end)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f'{path}: the safetensors header is damaged ({error}); download it again') from None
+    return prefix + raw, entries
+
+
+def load_pickle(path: Path, *, mmap: bool = True) -> dict:
+    """``torch.load(weights_only=True)`` with one clear line for a pickle that carries code or is damaged.
+
+    Raises:
+        InputError: the file needs code to be loaded, or is not a torch file.
+    """
+    try:
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+        except RuntimeError as error:
+            # Files of the old (pre-zip) format cannot be mapped.
+            if 'mmap' not in str(error):
+                raise
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r'(?:GLOBAL|global|class|function)\s+`?([\w.]+)', str(error))
+        raise InputError(f'{path}: the pickle asks to run {found.group(1) if found else "code"}, which is never done '
+                         f'for a checkpoint; store plain tensors (safetensors) instead') from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f'{path}: not a readable torch file ({str(error).splitlines()[0][:160]}); '
+                         f'download it again') from None
+
+
+class CheckpointStore:
+    """The weights of one checkpoint directory.
+
+    Holds names, shapes and offsets only; ``read`` opens the file each time, so the object can be copied and pickled.
+
+    Raises:
+        InputError: no weights, a missing index or shard, an index that does not match its shards.
+    """
+
+    def __init__(self, directory: str | os.PathLike) -> None:
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise InputError(f'{self.directory}: no such checkpoint directory; give the folder that holds config.json')
+        self.index: str | None = None
+        self.tensors: dict[str, TensorInfo] = {}
+        self._pickles: dict[str, dict] = {}
+        for index, single in _LAYOUTS:
+            if (self.directory / index).is_file():
+                self.index = index
+                self._read_index(index)
+                break
+            if (self.directory / single).is_file():
+                self.files = [single]
+                self._add_file(single)
+                break
+        else:
+            shards = sorted(p.name for p in self.directory.iterdir() if _SHARD.search(p.name))
+            if shards:
+                index = _LAYOUTS[0][0] if shards[0].endswith('.safetensors') else _LAYOUTS[1][0]
+                raise InputError(f'{self.directory / index}: missing, but there are shards ({shards[0]} ...); '
+                                 f'download the index file as well')
+            raise InputError(f'{self.directory}: no weights; model.safetensors (or its index and shards, or '
+                             f'pytorch_model.bin) must be there')
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_pickles': {}}
+
+    @property
+    def is_pickle(self) -> bool:
+        return self.files[0].endswith('.bin')
+
+    def _read_index(self, index: str) -> None:
+        path = self.directory / index
+        try:
+            weight_map = json.loads(path.read_text())['weight_map']
+            self.files = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f'{path}: no readable weight_map ({error}); download it again') from None
+        for name in self.files:
+            if Path(name).name != name:
+                raise InputError(f'{path}: weight_map names {name!r}, which is outside the checkpoint directory')
+            if not (self.directory / name).is_file():
+                raise InputError(f'{self.directory / name}: missing shard (named in {index}); download it')
+            self._add_file(name)
+        for key, name in weight_map.items():
+            if key not in self.tensors or self.tensors[key].file != name:
+                raise InputError(f'{self.directory / name}: {key} is not in this shard although {index} says so; '
+                                 f'index and shards are of different exports')
+        for key, info in self.tensors.items():
+            if key not in weight_map:
+                raise InputError(f'{self.directory / info.file}: {key} is in the shard but not in {index}; '
+                                 f'index and shards are of different exports')
+
+    def _add_file(self, name: str) -> None:
+        path = self.directory / name
+        if name.endswith('.safetensors'):
+            _, entries = read_safetensors_header(path)
+        else:
+            entries = {}
+            for key, tensor in self._pickle(name).items():
+                if not isinstance(tensor, torch.Tensor):
+                    raise InputError(f'{path}: {key} is a {type(tensor).__name__}, not a tensor; '
+                                     f'store a plain state dict')
+                entries[key] = TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+        double = next((key for key in entries if key in self.tensors), None)
+        if double is not None:
+            raise InputError(f'{path}: {double} is also in {self.tensors[double].file}; one of the two must go')
+        self.tensors.update(entries)
+
+    def _pickle(self, name: str) -> dict:
+        if name not in self._pickles:
+            self._pickles[name] = load_pickle(self.directory / name)
+        return self._pickles[name]
+
+    def order(self, key: str) -> tuple:
+        """Sorting by this reads every file from front to back."""
+        info = self.tensors[key]
+        return (self.files.index(info.file), info.start)
+
+    def read(self, key: str) -> torch.Tensor:
+        """One tensor, on the CPU, in the stored dtype, with memory of its own."""
+        info = self.tensors[key]
+        if self.is_pickle:
+            return self._pickle(info.file)[key].contiguous().clone()
+        tensor = torch.empty(info.shape, dtype=info.dtype)
+        if tensor.numel():
+            with open(self.directory / info.file, 'rb', buffering=0) as f:
+                f.seek(info.start)
+                view, done = _bytes_of(tensor), 0
+                while done < len(view):
+                    count = f.readinto(view[done:])
+                    if not count:
+                        raise InputError(f'{self.directory / info.file}: {key}: cut short while reading; '
+                                         f'download it again')
+                    done += count
+        return tensor
+
+    def close(self) -> None:
+        """Forget opened pickle files, so that their pages can go."""
+        self._pickles.clear()
+
+
+def write_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:
+    """Write weight files with the names, header bytes, key order, shapes and dtypes of ``store``.
+
+    Args:
+        tensor_of: released key -> CPU tensor of exactly the stored shape and dtype. Called once per key,
+            in file order, so that only one tensor is alive at a time (one shard for pickle files).
+    """
+    for name in store.files:
+        keys = sorted((k for k, info in store.tensors.items() if info.file == name), key=store.order)
+        if store.is_pickle:
+            torch.save({key: tensor_of(key) for key in store._pickle(name)}, out_dir / name)
+            continue
+        header, _ = read_safetensors_header(store.directory / name)
+        with open(out_dir / name, 'wb') as f:
+            f.write(header)
+            for key in keys:
+                info, tensor = store.tensors[key], tensor_of(key)
+                if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+                    raise ValueError(f'{key}: {tuple(tensor.shape)} {tensor.dtype}, stored as {info.shape} {info.dtype}')
+                f.seek(info.start)
+                f.write(_bytes_of(tensor.contiguous()))
+
+
+def weight_files(store: CheckpointStore) -> set[str]:
+    """Names of the weight files (the index is not one of them: it is copied like any other file)."""
+    return set(store.files)
+
+
+def other_weight_files(store: CheckpointStore) -> list[str]:
+    """Weight files of another format lying beside the ones that are read."""
+    mine = set(store.files) | {store.index}
+    known: Iterable[str] = [n for pair in _LAYOUTS for n in pair]
+    return sorted(p.name for p in store.directory.iterdir()
+                  if p.name not in mine and (p.name in known or _SHARD.search(p.name)))

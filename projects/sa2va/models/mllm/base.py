@@ -1,0 +1,62 @@
+"""What every family offers to ``Sa2VAModel``."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class MultimodalLLM(nn.Module):
+    """Image tokens and text in, hidden states out; no vocabulary logits.
+
+    Attributes:
+        vision_model: the image tower.
+        language_model: the decoder without its vocabulary head; has ``embed_tokens``.
+        hidden_size: width D of the hidden states.
+    """
+
+    vision_model: nn.Module
+    language_model: nn.Module
+    hidden_size: int
+
+    def image_tokens(self, batch: dict) -> torch.Tensor:
+        """Projected vision tokens ``[n_image_tokens, D]`` of all images of the batch, in order."""
+        raise NotImplementedError
+
+    def forward(self, batch: dict, cache=None) -> torch.Tensor:
+        """Hidden states ``[B, L, D]``: at a [SEG] token, what ``text_hidden_fcs`` was trained on.
+
+        Args:
+            batch: ``input_ids [B, L]`` right padded, ``attention_mask [B, L]``, ``image_token_mask [B, L]`` (bool: the
+                places that image tokens take), ``pixel_values`` and whatever else the family's preprocessing gives.
+            cache: a ``transformers.Cache`` to fill, for generation; None in training.
+        """
+        raise NotImplementedError
+
+    def step(self, token_ids: torch.Tensor, cache, batch: dict) -> torch.Tensor:
+        """Hidden states ``[B, T, D]`` of ``token_ids [B, T]`` that follow what ``cache`` holds.
+
+        Args:
+            batch: the batch that filled the cache.
+        """
+        raise NotImplementedError
+
+    def vocabulary_state(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The state the vocabulary head reads, from the state that ``forward`` returns."""
+        return hidden
+
+
+def merge_image_tokens(embeddings: torch.Tensor, is_image: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Text embeddings with image tokens in their places.
+
+    Args:
+        embeddings: ``[B, L, D]``.
+        is_image: bool ``[B, L]``, with as many True as there are ``tokens``.
+        tokens: ``[n, D]``.
+    """
+    mask = is_image.unsqueeze(-1).expand_as(embeddings)
+    return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype))
+
+
+def full_attention_or_none(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """None for a batch of one, whose row cannot be padded: plain causal attention takes the fast kernels."""
+    return None if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask

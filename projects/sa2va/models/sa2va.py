@@ -1,0 +1,210 @@
+"""Sa2VA: image and prompt -> language model -> [SEG] state -> SAM2 mask decoder -> one map of logits per [SEG].
+
+Sa2VA: Yuan et al., "Sa2VA: Marrying SAM2 with LLaVA for Dense Grounded Understanding of Images and Videos",
+arXiv 2501.04001. SAM 2: Ravi et al., arXiv 2408.00714.
+
+``Sa2VAModel.mask_logits`` is the one function that training, pair generation and testing call.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Sam2Model
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .mllm import build_mllm
+from .sam2 import complete_dims, sam2_config
+
+# Buffers that hold frequencies. Rounded to bfloat16 they shift rotary phases by whole radians at long
+# positions, so they keep float32 whatever the model is cast to (DeepSpeed casts buffers as well).
+_PRECISE_BUFFERS = ('inv_freq', 'positional_embedding')
+
+
+@dataclass
+class MaskOutput:
+    """What the mask decoder says about each [SEG] token. Logits and scores are float32.
+
+    Attributes:
+        low_res: ``[n_seg, h, w]`` logits (stride 4 of the SAM2 input) of the hypothesis with the highest predicted IoU.
+        hypotheses: ``[n_seg, 3, h, w]`` logits of all hypotheses.
+        iou_pred: ``[n_seg, 3]`` predicted IoU of each.
+        seg_embedding: ``[n_seg, C]`` the prompt vector.
+        object_score: ``[n_seg, 1]`` object-presence logit; Sa2VA never suppresses a mask with it.
+    """
+
+    low_res: torch.Tensor
+    hypotheses: torch.Tensor
+    iou_pred: torch.Tensor
+    seg_embedding: torch.Tensor
+    object_score: torch.Tensor | None = None
+
+
+@dataclass
+class Sam2Features:
+    """Image features as the mask decoder takes them.
+
+    Attributes:
+        image_embed: ``[B, C, s, s]`` stride 16, no-memory embedding already added.
+        high_res: stride 4 ``[B, C/8, 4s, 4s]`` and stride 8 ``[B, C/4, 2s, 2s]``, after ``conv_s0`` / ``conv_s1``.
+    """
+
+    image_embed: torch.Tensor
+    high_res: list[torch.Tensor]
+
+    def __getitem__(self, index) -> 'Sam2Features':
+        """The features of some samples of the batch (any batch index: slice, list, tensor)."""
+        return Sam2Features(self.image_embed[index], [level[index] for level in self.high_res])
+
+
+class Sa2VAModel(nn.Module):
+    """The policy: multimodal language model, projector to the SAM2 prompt, SAM2.
+
+    Args:
+        config: the released ``config.json`` as a dict.
+        sam2_dims: sizes of SAM2 (see ``models/sam2.py``); None means Hiera-Large at 1024 px.
+
+    Attributes:
+        mllm: the family's language model with its vision tower (``vision_model``, ``language_model``).
+        text_hidden_fcs: [SEG] state -> SAM2 prompt vector.
+        sam2: ``transformers.Sam2Model`` (everything of SAM2 but its video memory).
+        sam_size: side of the square SAM2 input, pixels.
+        source: where the weights came from (``hf_checkpoint.Source``), or None.
+    """
+
+    def __init__(self, config: Mapping, sam2_dims: Mapping | None = None) -> None:
+        super().__init__()
+        dims = complete_dims(sam2_dims)
+        self.mllm = build_mllm(config)
+        width = self.mllm.hidden_size
+        self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dims['hidden_dim']))
+        self.sam2 = Sam2Model(sam2_config(dims))
+        self.sam_size: int = dims['image_size']
+        self.sam2_dims = dims
+        self.source = None
+
+    def _apply(self, fn, recurse: bool = True):
+        kept = [(module, name, buffer) for module in self.modules() for name, buffer in module._buffers.items()
+                if name in _PRECISE_BUFFERS and buffer is not None and buffer.dtype == torch.float32]
+        super()._apply(fn, recurse)
+        for module, name, buffer in kept:
+            moved = module._buffers[name]
+            if moved.dtype != buffer.dtype:
+                module._buffers[name] = buffer.to(moved.device)
+        return self
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Trade computation for memory in the language model, the vision tower and SAM2's image encoder."""
+        # Layer by layer: Sam2Model declares no support although its blocks have it.
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = True
+                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+    def unused_by_masks(self) -> list[str]:
+        """Names of parameters that no mask logit depends on, so that no loss on masks can train them.
+
+        The point and mask prompts of SAM2 (Sa2VA prompts with language only), the object score, and the
+        single-mask token's own head.
+        """
+        prefixes = ('sam2.prompt_encoder.point_embed.', 'sam2.prompt_encoder.mask_embed.',
+                    'sam2.mask_decoder.pred_obj_score_head.', 'sam2.mask_decoder.iou_prediction_head.',
+                    'sam2.mask_decoder.output_hypernetworks_mlps.0.')
+        return [name for name, _ in self.named_parameters() if name.startswith(prefixes)]
+
+    def sam2_levels(self, sam_pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """The three FPN levels ``[B, C, S/4, S/4]``, ``[B, C, S/8, S/8]``, ``[B, C, S/16, S/16]``."""
+        weight = self.sam2.vision_encoder.backbone.patch_embed.projection.weight
+        # Not Sam2Model.get_image_embeddings: it runs under no_grad.
+        return list(self.sam2.vision_encoder(sam_pixel_values.to(weight.dtype)).fpn_hidden_states)
+
+    def encode_image(self, sam_pixel_values: torch.Tensor) -> Sam2Features:
+        """SAM2 image features; differentiable.
+
+        Args:
+            sam_pixel_values: ``[B, 3, S, S]`` with S = ``sam_size``, as the preprocessor gives it.
+        """
+        stride4, stride8, stride16 = self.sam2_levels(sam_pixel_values)
+        decoder = self.sam2.mask_decoder
+        # A single image has no memory; SAM 2 marks that with a learned vector instead of memory attention.
+        no_memory = self.sam2.no_memory_embedding.reshape(1, -1, 1, 1)
+        return Sam2Features(stride16 + no_memory, [decoder.conv_s0(stride4), decoder.conv_s1(stride8)])
+
+    def embed_states(self, seg_states: torch.Tensor) -> torch.Tensor:
+        """Language-model states at [SEG] ``[n_seg, D]`` -> SAM2 prompt vectors ``[n_seg, C]``."""
+        return self.text_hidden_fcs(seg_states.to(self.text_hidden_fcs[0].weight.dtype))
+
+    def encode_prompt(self, batch: dict) -> torch.Tensor:
+        """The prompt vector of every [SEG] token, ``[n_seg, C]``, in the order of ``batch['seg_index']``.
+
+        Args:
+            batch: what ``Sa2VAPreprocessor.collate`` gives, on the model's device.
+        """
+        hidden = self.mllm(batch)
+        index = batch['seg_index']
+        return self.embed_states(hidden[index[:, 0], index[:, 1]])
+
+    def decode(self, features: Sam2Features, seg_embedding: torch.Tensor,
+               seg_sample_index: torch.Tensor | Sequence[int] | None = None) -> MaskOutput:
+        """All masks in one decoder call.
+
+        Args:
+            features: of B samples.
+            seg_embedding: ``[n_seg, C]``.
+            seg_sample_index: ``[n_seg]`` which sample each embedding belongs to; None means one per sample, in order.
+        """
+        if seg_sample_index is not None:
+            features = features[seg_sample_index]
+        embed = features.image_embed
+        if embed.shape[0] != seg_embedding.shape[0]:
+            raise ValueError(f'{seg_embedding.shape[0]} [SEG] embeddings for {embed.shape[0]} images: '
+                             f'seg_sample_index must say which belongs to which')
+        prompt_encoder, n = self.sam2.prompt_encoder, seg_embedding.shape[0]
+        # SAM 2 pads an empty point prompt with two "not a point" tokens; the language prompt follows them.
+        padding = prompt_encoder.not_a_point_embed.weight.to(seg_embedding.dtype).expand(n, 2, -1)
+        sparse = torch.cat([padding, seg_embedding.unsqueeze(1)], dim=1).unsqueeze(1)
+        dense = prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        masks, iou, _, score = self.sam2.mask_decoder(
+            image_embeddings=embed, image_positional_embeddings=self.dense_position_encoding().to(embed.dtype),
+            sparse_prompt_embeddings=sparse.to(embed.dtype), dense_prompt_embeddings=dense, multimask_output=True,
+            high_resolution_features=features.high_res)
+        masks, iou = masks.squeeze(1).float(), iou.squeeze(1).float()
+        best = iou.argmax(dim=1)
+        low_res = masks[torch.arange(n, device=masks.device), best]
+        return MaskOutput(low_res, masks, iou, seg_embedding, score.squeeze(1).float())
+
+    def dense_position_encoding(self) -> torch.Tensor:
+        """Random Fourier encoding of the stride-16 grid, ``[1, C, s, s]`` float32 (Tancik et al., arXiv 2006.10739)."""
+        with torch.autocast(device_type=self.sam2.no_memory_embedding.device.type, enabled=False):
+            return self.sam2.get_image_wide_positional_embeddings()
+
+    def mask_logits(self, batch: dict) -> MaskOutput:
+        """Image and prompt to logits: the one function of training, generation and test."""
+        features = self.encode_image(batch['sam_pixel_values'])
+        return self.decode(features, self.encode_prompt(batch), batch['seg_index'][:, 0])
+
+    forward = mask_logits
+
+
+def upsample_logits(low_res: torch.Tensor, sam_size: int, size_hw: tuple[int, int] | None = None) -> torch.Tensor:
+    """Low-resolution logits to the SAM2 input size and on to the image, bilinear both times.
+
+    Two resizes, as Sa2VA does it: a single one gives other numbers.
+
+    Args:
+        low_res: ``[N, h, w]``.
+        sam_size: S, pixels.
+        size_hw: (H, W) of the image; None stops at (S, S).
+
+    Returns:
+        ``[N, H, W]`` (or ``[N, S, S]``).
+    """
+    x = F.interpolate(low_res.unsqueeze(1), size=(sam_size, sam_size), mode='bilinear', align_corners=False)
+    if size_hw is not None:
+        x = F.interpolate(x, size=tuple(size_hw), mode='bilinear', align_corners=False)
+    return x.squeeze(1)
