@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 # InternVL family, as the released 1B to 14B models; sizes chosen so that float32 weights stay below 16 MB.
@@ -153,9 +154,10 @@ def write_tiny_checkpoint(output: Path, seed: int) -> int:
     import copy
     import tempfile
 
-    from .hf_checkpoint import init_checkpoint
+    from .hf_checkpoint import init_checkpoint, released_shapes
 
     with tempfile.TemporaryDirectory() as tokenizer_dir:
         config = copy.deepcopy(CONFIG)
         config['llm_config']['vocab_size'] = write_tokenizer(Path(tokenizer_dir))
-        return init_checkpoint(config, SAM2_DIMS, Path(tokenizer_dir), output, seed)
+        init_checkpoint(config, SAM2_DIMS, Path(tokenizer_dir), output, seed)
+    return sum(math.prod(shape) for shape in released_shapes(config, SAM2_DIMS).values())
