@@ -20,6 +20,7 @@ from typing import Mapping, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from transformers import Qwen2VLImageProcessorFast
 
 from ..errors import InputError
 from ..models.hf_checkpoint import read_config, read_sam2_dims
@@ -112,7 +113,7 @@ class InternVLImages:
     concatenated = ('pixel_values',)
 
     @classmethod
-    def from_config(cls, config: Mapping, **_) -> 'InternVLImages':
+    def from_config(cls, config: Mapping) -> 'InternVLImages':
         vision = config['vision_config']
         tile = config.get('force_image_size') or vision['image_size']
         side = tile // vision['patch_size']
@@ -127,6 +128,52 @@ class InternVLImages:
 
     def num_tokens(self, encoded: Mapping) -> int:
         return len(encoded['pixel_values']) * self.tokens_per_tile
+
+
+# Limits of the Qwen-VL view of a single image that Sa2VA was trained with.
+QWEN_MIN_PIXELS, QWEN_MAX_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
+
+
+class QwenVLImages:
+    """The Qwen-VL families' image half: the checkpoint's own image processor.
+
+    Args:
+        processor: ``Qwen2VLImageProcessorFast`` (Qwen3-VL has the same one with other settings).
+        min_pixels, max_pixels: limits of the resized image.
+    """
+
+    image_token = '<|image_pad|>'
+    prefix, suffix = '<|vision_start|>', '<|vision_end|>'
+    concatenated = ('pixel_values', 'image_grid_thw')
+
+    def __init__(self, processor, min_pixels: int = QWEN_MIN_PIXELS, max_pixels: int = QWEN_MAX_PIXELS) -> None:
+        self.processor, self.min_pixels, self.max_pixels = processor, min_pixels, max_pixels
+        self.tokens_per_patch_group = processor.merge_size ** 2
+
+    @classmethod
+    def from_directory(cls, directory: Path, **limits) -> 'QwenVLImages':
+        path = directory / 'preprocessor_config.json'
+        if not path.is_file():
+            raise InputError(f'{path}: missing; copy the processor files of the checkpoint along')
+        try:
+            processor = Qwen2VLImageProcessorFast.from_pretrained(str(directory), local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f'{path}: not a Qwen-VL image processor ({str(error).splitlines()[0]})') from None
+        return cls(processor, **limits)
+
+    def __repr__(self) -> str:
+        p = self.processor
+        return (f'QwenVLImages({self.min_pixels}, {self.max_pixels}, {p.patch_size}, {p.merge_size}, '
+                f'{p.temporal_patch_size}, {list(p.image_mean)}, {list(p.image_std)}, {p.resample})')
+
+    def encode(self, image: Image.Image) -> dict:
+        """``pixel_values [patches, 3 * time * p * p]`` float32 and ``image_grid_thw [1, 3]`` int64."""
+        out = self.processor(images=[image], min_pixels=self.min_pixels, max_pixels=self.max_pixels,
+                             return_tensors='pt')
+        return dict(pixel_values=out['pixel_values'], image_grid_thw=out['image_grid_thw'])
+
+    def num_tokens(self, encoded: Mapping) -> int:
+        return int(encoded['image_grid_thw'].prod()) // self.tokens_per_patch_group
 
 
 class Sa2VAPreprocessor:
@@ -309,5 +356,6 @@ class Sa2VAPreprocessor:
 
 
 def _image_half(directory: Path, config: Mapping, settings: Mapping):
-    family_of(config, str(directory / 'config.json'))
-    return InternVLImages.from_config(config, **settings)
+    if family_of(config, str(directory / 'config.json')) == 'internvl':
+        return InternVLImages.from_config(config)
+    return QwenVLImages.from_directory(directory, **settings)

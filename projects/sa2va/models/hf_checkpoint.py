@@ -73,10 +73,8 @@ class Source:
     def vocabulary_head(self) -> torch.Tensor:
         """The vocabulary head ``[vocabulary, D]`` as stored (the embedding when the two are tied and it is absent)."""
         store = CheckpointStore(self.directory)
-        key, _, tied = vocabulary_head(self.config, family_of(self.config))
-        if key not in store.tensors and tied:
-            key = key.replace('lm_head', 'model.embed_tokens')
-        return store.read(key)
+        key, _, embedding, tied = vocabulary_head(self.config, family_of(self.config))
+        return store.read(embedding if tied and key not in store.tensors else key)
 
 
 @contextmanager
@@ -104,7 +102,7 @@ def carried_shapes(config: Mapping, sam2_dims: Mapping) -> dict[str, tuple[int, 
 
     They live in no module; an export copies them from the source.
     """
-    key, shape, _ = vocabulary_head(config, family_of(config))
+    key, shape, *_ = vocabulary_head(config, family_of(config))
     return {**video_memory_shapes(sam2_dims), key: shape}
 
 
@@ -175,7 +173,7 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
     config, dims, store = read_config(directory), read_sam2_dims(directory), CheckpointStore(directory)
     with empty_weights():
         model = Sa2VAModel(config, dims)
-    head, _, tied = vocabulary_head(config, family_of(config))
+    head, _, _, tied = vocabulary_head(config, family_of(config))
     _check_keys(store, _released_shapes(model, config, dims), optional={head} if tied else set())
 
     buffers = {name for name, _ in model.named_buffers()}
@@ -296,7 +294,7 @@ def init_checkpoint(config: dict, sam2_dims: dict | None, tokenizer_dir: str | o
 
     out_dir, tokenizer_dir = Path(out_dir), Path(tokenizer_dir)
     dims = complete_dims(sam2_dims)
-    key, shape, _ = vocabulary_head(config, family_of(config))
+    key, shape, *_ = vocabulary_head(config, family_of(config))
     _check_tokenizer(tokenizer_dir, vocabulary=shape[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -109,10 +109,10 @@ class Sa2VAModel(nn.Module):
     def unused_by_masks(self) -> list[str]:
         """Names of parameters that no mask logit depends on, so that no loss on masks can train them.
 
-        The point and mask prompts of SAM2 (Sa2VA prompts with language only), the object score, and the
-        single-mask token's own head.
+        The point and mask prompts of SAM2 (Sa2VA prompts with language only), the predicted IoU and object score, the
+        single-mask token's own head, and a decoder norm that only the vocabulary head reads (Qwen3-VL).
         """
-        prefixes = ('sam2.prompt_encoder.point_embed.', 'sam2.prompt_encoder.mask_embed.',
+        prefixes = ('mllm.final_norm.', 'sam2.prompt_encoder.point_embed.', 'sam2.prompt_encoder.mask_embed.',
                     'sam2.mask_decoder.pred_obj_score_head.', 'sam2.mask_decoder.iou_prediction_head.',
                     'sam2.mask_decoder.output_hypernetworks_mlps.0.')
         return [name for name, _ in self.named_parameters() if name.startswith(prefixes)]

@@ -14,7 +14,7 @@ from projects.sa2va.errors import InputError
 from projects.sa2va.models.hf_checkpoint import (export_checkpoint, init_checkpoint, load_checkpoint, read_config,
                                                  read_sam2_dims, released_shapes)
 
-FIXTURES = ('internvl_qwen2',)
+FIXTURES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')
 
 
 @pytest.fixture(params=FIXTURES)

@@ -9,13 +9,15 @@ from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
 from projects.sa2va.models.hf_checkpoint import load_checkpoint
 from projects.sa2va.models.sa2va import upsample_logits
 
-FAMILIES = ('internvl_qwen2',)
+FAMILIES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')
 
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def parts(request, shared_dir):
     directory = shared_dir / 'fixtures/sa2va_parity' / request.param
-    model, pre = load_checkpoint(directory), Sa2VAPreprocessor.from_pretrained(directory)
+    model = load_checkpoint(directory)
+    limits = {} if 'internvl' in request.param else dict(min_pixels=12000, max_pixels=40000)
+    pre = Sa2VAPreprocessor.from_pretrained(directory, **limits)
     return model, pre, Image.open(directory / 'image.png')
 
 

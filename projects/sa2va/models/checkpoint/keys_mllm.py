@@ -34,13 +34,7 @@ def _below(names: Iterable[str], prefix: str) -> list[str]:
     return [n[len(prefix):] for n in names if n.startswith(prefix)]
 
 
-def mllm_groups(config: Mapping, family: str, names: Iterable[str]) -> list[KeyGroup]:
-    """One group per tensor of ``Sa2VAModel.mllm``.
-
-    Args:
-        names: keys of ``Sa2VAModel.state_dict()``.
-    """
-    names = list(names)
+def _internvl_groups(names: list[str]) -> list[KeyGroup]:
     groups = intern_vit_groups(_below(names, 'mllm.vision_model.'))
     groups += [rename('mlp1.' + n, 'mllm.mlp1.' + n) for n in _below(names, 'mllm.mlp1.')]
     groups += [rename('language_model.model.' + n, 'mllm.language_model.' + n)
@@ -48,11 +42,32 @@ def mllm_groups(config: Mapping, family: str, names: Iterable[str]) -> list[KeyG
     return groups
 
 
-def vocabulary_head(config: Mapping, family: str) -> tuple[str, tuple[int, int], bool]:
-    """Released key and shape ``[vocabulary, D]`` of the vocabulary head, and whether it is tied to the embedding.
+def _qwen_vl_groups(names: list[str]) -> list[KeyGroup]:
+    parts = (('mllm.vision_model.', 'model.model.visual.'), ('mllm.language_model.', 'model.model.language_model.'),
+             ('mllm.final_norm.', 'model.model.language_model.norm.'))
+    return [rename(released + n, ours + n) for ours, released in parts for n in _below(names, ours)]
+
+
+def mllm_groups(config: Mapping, family: str, names: Iterable[str]) -> list[KeyGroup]:
+    """One group per tensor of ``Sa2VAModel.mllm``.
+
+    Args:
+        names: keys of ``Sa2VAModel.state_dict()``.
+    """
+    names = list(names)
+    return _internvl_groups(names) if family == 'internvl' else _qwen_vl_groups(names)
+
+
+def vocabulary_head(config: Mapping, family: str) -> tuple[str, tuple[int, int], str, bool]:
+    """The vocabulary head: released key, shape ``[vocabulary, D]``, key of the embedding, and whether the two are tied.
 
     A tied head may be absent from the files.
     """
-    text = config['llm_config']
+    if family == 'internvl':
+        text, stem = config['llm_config'], 'language_model.'
+        head, embedding = stem + 'lm_head.weight', stem + 'model.embed_tokens.weight'
+    else:
+        text = config.get('text_config', config)
+        head, embedding = 'model.lm_head.weight', 'model.model.language_model.embed_tokens.weight'
     tied = bool(text.get('tie_word_embeddings', config.get('tie_word_embeddings', False)))
-    return 'language_model.lm_head.weight', (text['vocab_size'], text['hidden_size']), tied
+    return head, (text['vocab_size'], text['hidden_size']), embedding, tied

@@ -6,7 +6,7 @@ from typing import Mapping
 from ...errors import InputError
 from .base import MultimodalLLM
 
-FAMILIES = ('internvl',)
+FAMILIES = ('internvl', 'qwen2_5_vl', 'qwen3_vl')
 
 
 def family_of(config: Mapping, where: str = 'config.json') -> str:
@@ -17,12 +17,26 @@ def family_of(config: Mapping, where: str = 'config.json') -> str:
     """
     if 'llm_config' in config and 'vision_config' in config:
         return 'internvl'
+    if 'vision_config' in config:
+        kinds = (str(config.get('text_config', {}).get('model_type', '')),
+                 str(config['vision_config'].get('model_type', '')), str(config.get('model_type', '')))
+        for family in ('qwen2_5_vl', 'qwen3_vl'):
+            # text_config: qwen3_vl_text; vision_config: qwen3_vl. Mixture-of-experts kinds have other names.
+            if family + '_text' == kinds[0] or (not kinds[0] and family in kinds[1:]):
+                return family
+        raise InputError(f'{where}: text_config.model_type is {kinds[0]!r}; Sa2VA was released with '
+                         f'qwen2_5_vl_text and qwen3_vl_text')
     raise InputError(f'{where}: neither llm_config (InternVL families) nor text_config (Qwen-VL families) is there; '
                      f'give a directory in the released Sa2VA layout')
 
 
 def build_mllm(config: Mapping, where: str = 'config.json') -> MultimodalLLM:
     """The family's model with fresh weights (on the meta device inside ``empty_weights``)."""
-    family_of(config, where)
-    from .internvl import InternVL
-    return InternVL(config, where)
+    family = family_of(config, where)
+    if family == 'qwen2_5_vl':
+        from .qwen2_5_vl import Qwen25VL as kind
+    elif family == 'qwen3_vl':
+        from .qwen3_vl import Qwen3VL as kind
+    else:
+        from .internvl import InternVL as kind
+    return kind(config, where)
