@@ -54,9 +54,9 @@ class AnnotatedMasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
-        image_path = resolve(self.data_root, record.image)
-        return dict(image=read_image_rgb(image_path), mask=read_mask(resolve(self.data_root, record.mask)),
-                    prompt=record.prompt, image_id=Path(record.image).stem, image_path=str(image_path))
+        return dict(image=read_image_rgb(resolve(self.data_root, record.image)),
+                    mask=read_mask(resolve(self.data_root, record.mask)),
+                    prompt=record.prompt, image_id=Path(record.image).stem)
 
 
 @DATASETS.register_module()
@@ -88,8 +88,7 @@ class FolderMasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image, gt = self.matched[index]
-        return dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem,
-                    image_path=str(image))
+        return dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem)
 
 
 @DATASETS.register_module()
@@ -123,8 +122,7 @@ class VesselSegDataset(Dataset):
         item = self.source[index]
         image, mask = item['image'], np.asarray(item['mask']) > 0
         if not self.training:
-            return dict(sample=self.pre(image, item['prompt']), gt_mask=mask, image_id=item['image_id'],
-                        image_path=item.get('image_path'))
+            return dict(sample=self.pre(image, item['prompt']), gt_mask=mask, image_id=item['image_id'], image=image)
         rng = self.draws.next()
         image = jitter(image, self.brightness, rng)
         horizontal, vertical = rng.random(2) < self.flip_prob
@@ -155,6 +153,6 @@ def vessel_seg_collate(items: list[dict], preprocessor: str) -> dict:
     if 'target' in items[0]:
         data['target'] = torch.from_numpy(np.stack([item['target'] for item in items]))
     else:
-        for key in ('gt_mask', 'image_id', 'image_path'):
+        for key in ('gt_mask', 'image_id', 'image'):
             data[key] = [item[key] for item in items]
     return data

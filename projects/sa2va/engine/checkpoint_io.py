@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
+import re
 from pathlib import Path
 from typing import Iterator
 
@@ -19,9 +20,10 @@ def allow_run_state() -> None:
 
     Since torch 2.6 the safe loader is the default and refuses them; switching it off would execute any pickle.
     """
+    from mmengine.config import ConfigDict
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    classes = [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar,
+    classes = [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar,
                *{type(np.dtype(t)) for t in ('f4', 'f8', 'i4', 'i8', 'u1', 'u4', 'u8', 'bool')}]
     with contextlib.suppress(ImportError):
         from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
@@ -29,7 +31,21 @@ def allow_run_state() -> None:
         from deepspeed.utils.tensor_fragment import fragment_address
 
         classes += [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-    torch.serialization.add_safe_globals(classes)
+    torch.serialization.add_safe_globals([
+        *classes, (_history_buffer_method, 'builtins.getattr'), (_history_buffer_method, '__builtin__.getattr')])
+
+
+def _history_buffer_method(owner: object, name: str):
+    """Stands for ``getattr`` while reading: mmengine pickles HistoryBuffer's own statistics by name, nothing else may.
+
+    Raises:
+        pickle.UnpicklingError: any other attribute of any other object.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'the attribute {name} of {owner!r} is not plain data')
 
 
 @contextlib.contextmanager
@@ -72,7 +88,10 @@ def read_trained_tensors(path: str | Path) -> dict[str, torch.Tensor]:
                     str(path.parent), tag=path.name, exclude_frozen_parameters=True))
             content = torch.load(path, map_location='cpu')
     except pickle.UnpicklingError as error:
-        raise InputError(f'{path}: refused, it holds more than tensors ({str(error).splitlines()[0]}): '
+        # torch's own text is several lines of advice to switch the check off; the name of the culprit is in it.
+        culprit = re.search(r'GLOBAL (\S+)|the attribute .* is not plain data', str(error))
+        what = culprit.group(1) or culprit.group(0) if culprit else 'content that is not plain data'
+        raise InputError(f'{path}: refused, it holds code or objects ({what}): '
                          'use a checkpoint written by tools/train.py') from None
     except (RuntimeError, ValueError, OSError, KeyError, EOFError, AssertionError) as error:
         raise InputError(f'{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]}): '

@@ -27,7 +27,7 @@ class ExactCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner, step, meta):
         loop, true_iter = runner.train_loop, runner.iter
         if not self.by_epoch:
-            loop._iter = meta['iter'] - 1
+            loop._iter = step - 1
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
         finally:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 
@@ -16,8 +17,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--prompt', help='prompt for --images')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda where there is one)')
     parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
-    parser.add_argument('--overlays', type=int, default=None, metavar='N',
-                        help='overlay pictures to write (default: all)')
+    parser.add_argument('--no-overlays', action='store_true', help='write no overlay pictures')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args(argv)
 
@@ -34,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from .. import plugins  # noqa: F401  (a config without custom_imports works as well)
     from ..datasets.seg_dataset import DEFAULT_PROMPT
+    from ..evaluation.report import format_summary
     from .checkpoint_io import load_trained_tensors
-    from .evaluate import evaluate_model, format_metrics, pick_device
+    from .evaluate import evaluate_model, pick_device
 
     dataset_cfg = cfg.test_dataloader.dataset
     if args.images:
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'{args.checkpoint}: {count} trained tensors on {cfg.model.checkpoint}')
     else:
         print(f'no checkpoint given: scoring the start, {cfg.model.checkpoint}')
-    metrics = evaluate_model(model, dataset, Path(args.work_dir), device=pick_device(args.device), seed=args.seed,
-                             overlays=args.overlays)
-    print(format_metrics(metrics))
+    evaluate_model(model, dataset, Path(args.work_dir), device=pick_device(args.device), seed=args.seed,
+                   overlays=not args.no_overlays)
+    print(format_summary(json.loads((Path(args.work_dir) / 'metrics.json').read_text(encoding='utf-8'))))
     return 0

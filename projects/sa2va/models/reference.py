@@ -37,7 +37,9 @@ class InitialPolicyReference(nn.Module):
     @torch.no_grad()
     def forward(self, policy: nn.Module, batch: dict):
         """What ``policy(batch)`` returned before training; no gradient, dropout off."""
-        snapshot = {name: getattr(self, _SNAPSHOT + str(i)) for i, name in enumerate(self._names)}
+        live = dict(policy.named_parameters())
+        # DeepSpeed casts parameters to bf16 but leaves buffers in float32; the layers need one dtype.
+        snapshot = {name: getattr(self, _SNAPSHOT + str(i)).to(live[name].dtype) for i, name in enumerate(self._names)}
         was_training = [module for module in policy.modules() if module.training]
         policy.eval()
         try:

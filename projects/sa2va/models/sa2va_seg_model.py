@@ -76,7 +76,8 @@ class Sa2VASegModel(BaseModel):
         """mmengine's one entry.
 
         ``mode='tensor'``: a :class:`MaskOutput`. ``mode='loss'``: the dict of losses and logs.
-        ``mode='predict'``: a list of dicts with ``pred_mask`` (bool H x W, numpy), ``gt_mask`` and ``image_id``.
+        ``mode='predict'``: a list of dicts with ``pred_mask`` (bool H x W, numpy) and what the batch held
+        beside it: ``gt_mask``, ``image_id``, ``image``.
         """
         if mode == 'tensor':
             return self.policy(batch)
@@ -106,14 +107,15 @@ class Sa2VASegModel(BaseModel):
                     iou_loss=self.iou_weight * iou_error, train_iou=iou.max(1).values.mean())
 
     @torch.no_grad()
-    def predict(self, batch: dict, gt_mask=None, image_id=None, **_) -> list[dict]:
+    def predict(self, batch: dict, gt_mask=None, image_id=None, image=None) -> list[dict]:
         """Binary masks at the images' own sizes (sigmoid > 0.5, that is logit > 0)."""
         output = self.policy(batch)
         samples = []
         for index, size in enumerate(batch['original_sizes']):
             logits = upsample_logits(output.low_res[index:index + 1].float(), self.policy.sam_size, tuple(size))
-            sample = dict(pred_mask=(logits[0] > 0).cpu().numpy(), image_id=image_id[index])
-            if gt_mask is not None:
-                sample['gt_mask'] = gt_mask[index]
+            sample = dict(pred_mask=(logits[0] > 0).cpu().numpy())
+            for name, values in (('gt_mask', gt_mask), ('image_id', image_id), ('image', image)):
+                if values is not None:
+                    sample[name] = values[index]
             samples.append(sample)
         return samples
