@@ -181,7 +181,7 @@ class Sa2VAPreprocessor:
 
     Attributes:
         tokenizer: the checkpoint's tokenizer.
-        seg_token_id, image_token_id, pad_token_id, eos_token_id: ids.
+        seg_token_id, image_token_id, pad_token_id, eos_token_id: ids; end_token_ids: a set of them.
         sam_size: side of the SAM2 input, pixels.
     """
 
@@ -196,6 +196,8 @@ class Sa2VAPreprocessor:
         self.seg_token_id: int = vocabulary[SEG]
         self.image_token_id: int = vocabulary[images.image_token]
         self.eos_token_id: int = tokenizer.convert_tokens_to_ids('<|im_end|>')
+        # What ends an answer: the end of the turn, and whatever the tokenizer calls the end of a text.
+        self.end_token_ids = frozenset(t for t in (self.eos_token_id, tokenizer.eos_token_id) if t is not None)
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
         # Text that a prompt or an answer may not contain: it would forge image places, turns or masks.
         self._forbidden = tuple(t for t in ('<|im_start|>', '<|im_end|>', images.image_token, images.prefix,
