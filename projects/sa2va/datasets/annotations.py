@@ -1,0 +1,190 @@
+"""The annotation files: one place that reads, checks and writes them."""
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Sequence
+
+from ..errors import InputError
+
+_PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
+_GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """One preference: of two masks of one image, ``chosen_mask`` is the better. Paths are relative to the data root.
+
+    Attributes:
+        chosen_iou, rejected_iou: in [0, 1], chosen above rejected; ``iou_gap`` is their difference.
+        chosen_source, rejected_source: where the masks came from.
+        gt_mask: ground truth, where it is known.
+        extra: further fields, kept as they were read.
+    """
+
+    image: str
+    chosen_mask: str
+    rejected_mask: str
+    chosen_iou: float
+    rejected_iou: float
+    iou_gap: float
+    prompt: str
+    chosen_source: str | None = None
+    rejected_source: str | None = None
+    gt_mask: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SegRecord:
+    """One image with its ground truth; paths are relative to the data root."""
+
+    image: str
+    mask: str
+    prompt: str
+
+
+def resolve(data_root: str | os.PathLike, relative: str) -> Path:
+    """The file that a path of an annotation means.
+
+    Raises:
+        InputError: the path is absolute or leaves the data root, also through a symbolic link.
+    """
+    root = Path(data_root)
+    pure = PurePosixPath(relative.replace('\\', '/'))
+    if pure.is_absolute() or ':' in pure.parts[0:1] or '..' in pure.parts:
+        raise InputError(f'{relative!r}: leaves the data root {root}: paths must be relative to it')
+    path = root.joinpath(*pure.parts)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f'{relative!r}: is a link that leaves the data root {root}: copy the file into it')
+    return path
+
+
+def read_pairs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[PairRecord]:
+    """Read and check preference pairs.
+
+    Raises:
+        InputError: the file or one of its records is bad; names the file, the record and the field.
+    """
+    records = []
+    for where, entry in _entries(path):
+        texts = {name: _text(where, entry, name) for name in ('image', 'chosen_mask', 'rejected_mask', 'prompt')}
+        numbers = {name: _number(where, entry, name) for name in ('chosen_iou', 'rejected_iou', 'iou_gap')}
+        for name in ('chosen_iou', 'rejected_iou'):
+            if not 0 <= numbers[name] <= 1:
+                raise InputError(f'{where}: {name} is {numbers[name]}, must be in [0, 1]')
+        if numbers['chosen_iou'] <= numbers['rejected_iou']:
+            raise InputError(f'{where}: chosen_iou {numbers["chosen_iou"]} must be above rejected_iou '
+                             f'{numbers["rejected_iou"]}: swap the two masks')
+        gap = numbers['chosen_iou'] - numbers['rejected_iou']
+        if abs(gap - numbers['iou_gap']) > _GAP_TOLERANCE:
+            raise InputError(f'{where}: iou_gap is {numbers["iou_gap"]}, chosen_iou - rejected_iou is {gap:.6f}: '
+                             'correct one of them')
+        optional = {name: _text(where, entry, name) for name in ('chosen_source', 'rejected_source', 'gt_mask')
+                    if entry.get(name) is not None}
+        extra = {name: value for name, value in entry.items() if name not in PairRecord.__dataclass_fields__}
+        records.append(PairRecord(**texts, **numbers, **optional, extra=extra))
+        _check_files(where, data_root, entry)
+    return records
+
+
+def read_segs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[SegRecord]:
+    """Read and check a list of images with ground truth.
+
+    Raises:
+        InputError: the file or one of its records is bad; names the file, the record and the field.
+    """
+    records = []
+    for where, entry in _entries(path):
+        records.append(SegRecord(**{name: _text(where, entry, name) for name in ('image', 'mask', 'prompt')}))
+        _check_files(where, data_root, entry)
+    return records
+
+
+def write_pairs(path: str | os.PathLike, records: Sequence[PairRecord]) -> None:
+    """Write pairs in the guide's format; the file appears whole or not at all."""
+    entries = []
+    for record in records:
+        entry = {name: getattr(record, name) for name in PairRecord.__dataclass_fields__ if name != 'extra'}
+        entries.append({**{k: v for k, v in entry.items() if v is not None}, **record.extra})
+    write_json(path, entries)
+
+
+def write_segs(path: str | os.PathLike, records: Sequence[SegRecord]) -> None:
+    """Write images with ground truth; the file appears whole or not at all."""
+    write_json(path, [vars(record) for record in records])
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    """UTF-8 JSON, written beside and renamed."""
+    path = Path(path)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def _entries(path: str | os.PathLike):
+    """(place for messages, record) of every element of the list in the file."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such annotation file: make it with scripts/generate_dpo_dataset.py') from None
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8') from None
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: not valid JSON ({error}): correct the file or generate it again') from None
+    if not isinstance(content, list):
+        raise InputError(f'{path}: holds a {type(content).__name__}, must be a list of records')
+    if not content:
+        raise InputError(f'{path}: is an empty list: there is nothing to read')
+    for index, entry in enumerate(content):
+        where = f'{path}: record {index}'
+        if not isinstance(entry, dict):
+            raise InputError(f'{where}: is a {type(entry).__name__}, must be an object with named fields')
+        yield where, entry
+
+
+def _no_duplicates(items: list[tuple[str, Any]]) -> dict:
+    entry = dict(items)
+    if len(entry) != len(items):
+        names = [name for name, _ in items]
+        raise ValueError(f'field {next(n for n in names if names.count(n) > 1)!r} stands twice in one record')
+    return entry
+
+
+def _no_constant(name: str):
+    raise ValueError(f'{name} is not a number')
+
+
+def _text(where: str, entry: dict, name: str) -> str:
+    value = entry.get(name)
+    if value is None:
+        raise InputError(f'{where}: {name} is missing')
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f'{where}: {name} is {value!r}, must be non-empty text')
+    return value
+
+
+def _number(where: str, entry: dict, name: str) -> float:
+    value = entry.get(name)
+    if value is None:
+        raise InputError(f'{where}: {name} is missing')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f'{where}: {name} is {value!r}, must be a finite number')
+    return float(value)
+
+
+def _check_files(where: str, data_root: str | os.PathLike, entry: dict) -> None:
+    for name in _PATHS:
+        if entry.get(name) is None:
+            continue
+        try:
+            found = resolve(data_root, entry[name]).is_file()
+        except InputError as error:
+            raise InputError(f'{where}: {name} {error}') from None
+        if not found:
+            raise InputError(f'{where}: {name} {entry[name]!r}: no such file under {data_root}')
