@@ -46,8 +46,8 @@ def coronary_tree(rng: np.random.Generator) -> tuple[list[Path], tuple[float, fl
     trunk = rng.uniform(6.5, 14.0)
     side = 1.0 if rng.random() < 0.5 else -1.0
     anatomy = rng.random()
-    x = CENTRE + side * rng.uniform(-60, 170)
-    y = rng.uniform(40, 190)
+    x = CENTRE - side * rng.uniform(-40, 170)
+    y = rng.uniform(30, 170)
     if anatomy < 0.5:  # left: two or three big vessels fan out from a short stem
         heading = math.pi / 2 + side * rng.uniform(0.2, 1.3)
         roots = []
@@ -64,11 +64,11 @@ def coronary_tree(rng: np.random.Generator) -> tuple[list[Path], tuple[float, fl
     bends = rng.normal(0, 0.006, 10)
     bends[9] = -side * rng.uniform(0.008, 0.02)
     heart = (CENTRE + rng.normal(0, 30), CENTRE + rng.uniform(-10, 70))
-    bound = rng.uniform(230, 330)
+    bound = rng.uniform(260, 380)
 
     def guide(px, py, direction, width, level, kind, tag):
         gx, gy = px - heart[0], py - heart[1]
-        if math.hypot(gx, gy) > bound or not (-25 < px < FIELD + 25 and -25 < py < FIELD + 25):
+        if math.hypot(gx, gy) > bound or not (-60 < px < FIELD + 60 and -60 < py < FIELD + 60):
             return None
         if level == 0:
             return direction + bends[tag] / 0.1, 0.1
@@ -76,11 +76,11 @@ def coronary_tree(rng: np.random.Generator) -> tuple[list[Path], tuple[float, fl
 
     growth = Growth(
         step=4.0, min_width=rng.uniform(1.5, 2.6), murray=rng.uniform(2.4, 3.0), spacing=rng.uniform(9, 22),
-        wiggle=float(np.exp(rng.normal(-2.75, 0.45))), straighten=rng.uniform(0.6, 0.9), taper=rng.uniform(5e-4, 2.5e-3),
-        twig=rng.uniform(0.15, 0.5), fork=rng.uniform(0.1, 0.35), reach=rng.uniform(28, 60),
+        wiggle=float(np.exp(rng.normal(-2.0, 0.4))), persistence=rng.uniform(0.5, 0.9), taper=rng.uniform(5e-4, 2.5e-3),
+        twig=rng.uniform(0.15, 0.5), fork=rng.uniform(0.1, 0.35), reach=rng.uniform(35, 75),
         cell=0.0 if rng.random() < 0.4 else rng.uniform(10, 18))
     area = FIELD * FIELD * rng.uniform(0.03, 0.1)
-    paths = grow(rng, roots, growth, guide, area, lambda px, py: 0 <= px < FIELD and 0 <= py < FIELD)
+    paths = grow(rng, roots, growth, guide, area, lambda px, py: True)
     for path in paths:
         if path.width[0] > 3.5 and len(path.width) > 14 and rng.random() < 0.35:  # stenosis
             at, length = rng.integers(4, len(path.width) - 4), rng.uniform(1.5, 4.0)
@@ -198,7 +198,7 @@ def _detector(rng: np.random.Generator, size: int, light: np.ndarray) -> np.ndar
         light = light + (light - blur(light, rng.uniform(1.5, 5) * k)) * rng.uniform(0.3, 1.2)
     light = np.clip(light, 0.01, None)
     if rng.random() < 0.85:
-        photons = np.exp(rng.uniform(math.log(150), math.log(4000)))
+        photons = np.exp(rng.uniform(math.log(500), math.log(9000)))
         noise = rng.standard_normal((size, size), dtype=np.float32)
         if rng.random() < 0.6:
             noise = blur(noise, 0.7 * k)
@@ -227,12 +227,23 @@ def _detector(rng: np.random.Generator, size: int, light: np.ndarray) -> np.ndar
     return grey
 
 
+def _frame(rng: np.random.Generator, size: int, paths: list[Path]) -> View:
+    """Aim at the tree as an operator does: it fills most of the image and may leave it on one side."""
+    points = np.concatenate([path.points for path in paths]) if paths else np.array([[0, 0], [FIELD, FIELD]], np.float32)
+    low, high = np.percentile(points, [3, 97], axis=0)
+    extent = float(max(high - low)) + 1.0
+    zoom = float(np.clip(FIELD * rng.uniform(0.6, 1.05) / extent, 0.75, 1.6))
+    centre = (low + high) / 2 + rng.normal(0, 0.05, 2) * FIELD / zoom
+    return View.of(size, zoom, zoom * rng.uniform(0.9, 1.1), (float(centre[0]), float(centre[1])), rng.normal(0, 0.15))
+
+
 def render(rng: np.random.Generator, size: int, label_dilation_px: float = 0.0) -> Angiogram:
     """Draw one angiogram with its layers."""
-    paths, ostium, heading = coronary_tree(rng)
-    zoom = rng.uniform(0.85, 1.3)
-    view = View.of(size, zoom, zoom * rng.uniform(0.9, 1.1), (CENTRE + rng.normal(0, 15), CENTRE + rng.normal(0, 15)),
-                   rng.normal(0, 0.15))
+    for _ in range(6):  # a tree that choked itself early shows next to nothing: grow another
+        paths, ostium, heading = coronary_tree(rng)
+        if sum(len(path.width) * float(path.width.mean()) for path in paths) * 4.0 > 0.028 * FIELD * FIELD:
+            break
+    view = _frame(rng, size, paths)
     thin, full = rng.uniform(0.3, 0.65), rng.uniform(5.0, 9.0)
 
     def opacity(width: np.ndarray, path: Path) -> np.ndarray:

@@ -29,8 +29,8 @@ class DemoShift:
     """
 
     strength: float = 1.0
-    contrast: float = 0.55
-    reflex: float = 0.45
+    contrast: float = 0.75
+    reflex: float = 0.35
     stripes: float = 5.0
     speckle: float = 0.07
     web: float = 0.10

@@ -65,7 +65,7 @@ def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None
                 spread = rng.uniform(0.25, 1.1)
                 heading = math.atan2(vertical * math.sin(spread), -eye.side * math.cos(spread))
                 roots.append(Root(x, y, heading, eye.trunk * scale * rng.uniform(0.45, 0.8), kind, tag=2))
-    for _ in range(rng.integers(1, 5)):  # papillomacular twigs
+    for _ in range(rng.integers(2, 8)):  # papillomacular twigs
         angle = rng.uniform(-0.7, 0.7)
         heading = math.atan2(math.sin(angle), eye.side * math.cos(angle))
         roots.append(Root(*eye.disc, heading, rng.uniform(1.2, 2.4), int(rng.random() < 0.5), tag=3))
@@ -87,8 +87,8 @@ def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None
             return heading, 0.0  # on the disc vessels run straight on
         if level == 0 and abs(tag) == 1:
             # Tangent of a circle around the fovea, corrected towards its radius.
-            clockwise = -eye.side * tag  # sense of rotation seen from the fovea
-            tangent = math.atan2(gx * -clockwise, gy * clockwise)
+            turning = -eye.side * tag  # sense of rotation seen from the fovea
+            tangent = math.atan2(gx * turning, -gy * turning)
             off = (to_fovea - arcade) / arcade
             inward = math.atan2(-gy, -gx)
             turn = (inward - tangent + math.pi) % (2 * math.pi) - math.pi
@@ -106,9 +106,9 @@ def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None
 
     growth = Growth(
         step=4.0, min_width=max(0.85, eye.disc_radius * rng.uniform(0.025, 0.04)), murray=rng.uniform(2.4, 3.0),
-        spacing=rng.uniform(13, 28), wiggle=wiggle if wiggle is not None else float(np.exp(rng.normal(-3.0, 0.45))),
-        straighten=rng.uniform(0.6, 0.9), taper=rng.uniform(1e-4, 8e-4), twig=rng.uniform(0.25, 0.65),
-        fork=rng.uniform(0.15, 0.4), reach=rng.uniform(40, 110), cell=rng.uniform(7, 13) * eye.disc_radius / 30)
+        spacing=rng.uniform(13, 28), wiggle=wiggle if wiggle is not None else float(np.exp(rng.normal(-2.1, 0.45))),
+        persistence=rng.uniform(0.4, 0.9), taper=rng.uniform(1e-4, 8e-4), twig=rng.uniform(0.25, 0.65),
+        fork=rng.uniform(0.15, 0.4), reach=rng.uniform(55, 140), cell=rng.uniform(7, 13) * eye.disc_radius / 30)
     area = math.pi * eye.fov_radius ** 2 * rng.uniform(0.06, 0.125)
     radius2 = eye.fov_radius ** 2
     return grow(rng, roots, growth, guide, area, lambda x, y: (x - CENTRE) ** 2 + (y - CENTRE) ** 2 < radius2)
@@ -192,12 +192,13 @@ def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     image *= 1.0 + texture[..., None] * tint
     if rng.random() < 0.3:  # patches of another hue
         patch = np.clip(smooth_noise(rng, size, rng.uniform(2, 5)), -1.5, 1.5)[..., None]
-        image += patch * np.array([rng.normal(0, 14), rng.normal(0, 8), rng.normal(0, 5)], np.float32)
+        image += patch * np.array([rng.normal(0, 9), rng.normal(0, 5), rng.normal(0, 4)], np.float32)
     # Fovea.
     if rng.random() < 0.9:
         r = scene.ellipse(eye.fovea, eye.disc_radius * rng.uniform(1.0, 2.2))
-        dark = np.exp(-r * r)[..., None] * np.array([rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.5), rng.uniform(0.0, 0.4)])
-        image *= (1.0 - dark).astype(np.float32)
+        dark = np.exp(-r * r)[..., None] * np.array(
+            [rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.5), rng.uniform(0.0, 0.4)], np.float32)
+        image *= 1.0 - dark
     _disc(rng, scene, image, base)
     return image
 
@@ -217,8 +218,8 @@ def _disc(rng: np.random.Generator, scene: Scene, image: np.ndarray, base: np.nd
         image += halo * base * np.array([rng.uniform(-0.05, 0.25), rng.uniform(-0.1, 0.5), rng.uniform(-0.1, 0.4)], np.float32)
     colour = np.array([min(255.0, base[0] * rng.uniform(1.05, 1.6)), 0, 0], np.float32)
     colour[1] = np.clip(colour[0] * rng.uniform(0.5, 0.9), base[1] * 1.3, 245)
-    colour[2] = colour[1] * rng.uniform(0.2, 0.8)
-    alpha = soft_edge(r, rng.uniform(0.06, 0.4))[..., None] * rng.uniform(0.6, 1.0)
+    colour[2] = colour[1] * rng.uniform(0.15, 0.7)
+    alpha = soft_edge(r, rng.uniform(0.15, 0.6))[..., None] * rng.uniform(0.6, 1.0)
     image += alpha * (colour - image)
     cup_at = (eye.disc[0] + eye.side * eye.disc_radius * rng.uniform(-0.05, 0.25), eye.disc[1] + rng.normal(0, 2))
     cup = scene.ellipse(cup_at, eye.disc_radius * rng.uniform(0.3, 0.7))

@@ -65,8 +65,8 @@ class Growth:
         min_width: branches that would be narrower are not grown.
         murray: exponent of Murray's law, w_parent^m = w_1^m + w_2^m (Murray 1926: 3; retina: 2.5 to 3).
         spacing: mean distance between two branchings in u for a vessel of 1 u; grows with the square root of the width.
-        wiggle: standard deviation of the curvature change per step, radians.
-        straighten: part of the curvature kept from step to step, 0 to 1.
+        wiggle: random walk of the heading, radians per square root of a step, whatever ``persistence`` is.
+        persistence: part of the curvature kept from step to step, 0 to 1; high values give long soft bends.
         taper: relative loss of width per u.
         twig: probability that a branching is a thin side branch.
         fork: probability that any other branching is nearly symmetric.
@@ -78,8 +78,8 @@ class Growth:
     min_width: float = 1.0
     murray: float = 2.8
     spacing: float = 22.0
-    wiggle: float = 0.06
-    straighten: float = 0.8
+    wiggle: float = 0.13
+    persistence: float = 0.8
     taper: float = 4e-4
     twig: float = 0.45
     fork: float = 0.3
@@ -121,6 +121,7 @@ def grow(rng: np.random.Generator, roots: Sequence[Root], growth: Growth, guide:
     for root in roots:
         heapq.heappush(queue, (-root.width, len(queue), root, 0, None))
     count, paths = len(queue), []
+    kick = growth.wiggle * (1.0 - growth.persistence)
     canopy = _Canopy(max(growth.cell, 1e-6))
     while queue and area > 0:
         _, identity, root, level, parent = heapq.heappop(queue)
@@ -137,8 +138,8 @@ def grow(rng: np.random.Generator, roots: Sequence[Root], growth: Growth, guide:
             if wanted is None:
                 break
             if not noise:
-                noise = (rng.standard_normal(64) * growth.wiggle).tolist()
-            curvature = growth.straighten * curvature + noise.pop()
+                noise = (rng.standard_normal(64) * kick).tolist()
+            curvature = growth.persistence * curvature + noise.pop()
             turn = (wanted[0] - heading + math.pi) % (2 * math.pi) - math.pi
             heading += curvature + wanted[1] * turn
             x += step * math.cos(heading)
