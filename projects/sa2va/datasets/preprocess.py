@@ -25,7 +25,7 @@ from transformers import Qwen2VLImageProcessorFast
 from ..errors import InputError
 from ..models.hf_checkpoint import read_config, read_sam2_dims
 from ..models.mllm import family_of
-from .tokenizer import load_tokenizer
+from .tokenizer import first_token_ids, load_tokenizer
 
 DEFAULT_ANSWER = 'Sure, [SEG].'
 IMAGE_PLACEHOLDER = '<image>'
@@ -36,8 +36,9 @@ _VERSION = 1
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
-# (user turn, answer with end of turn, separator) of the templates of released checkpoints.
-_QWEN_CHAT = ('<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n', '{output}<|im_end|>', '\n')
+# (user turn, answer with end of turn, separator). The templates of released checkpoints spell the same text.
+_CHAT = ('<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n', '{output}<|im_end|>', '\n')
+_TEMPLATES = {None: _CHAT, 'qwen_chat': _CHAT, 'internlm2_chat': _CHAT}
 
 
 def normalise_prompt(prompt: str, where: str = 'prompt') -> str:
@@ -185,9 +186,13 @@ class Sa2VAPreprocessor:
         sam_size: side of the SAM2 input, pixels.
     """
 
-    def __init__(self, tokenizer, images, sam_size: int, where: str = 'tokenizer') -> None:
+    def __init__(self, tokenizer, images, sam_size: int, template: str | None = None,
+                 where: str = 'tokenizer') -> None:
         self.tokenizer, self.images, self.sam_size = tokenizer, images, sam_size
-        self.template = _QWEN_CHAT
+        if template not in _TEMPLATES:
+            raise InputError(f'{where}: template is {template!r}; Sa2VA was released with '
+                             f'{", ".join(t for t in _TEMPLATES if t)}')
+        self.template = _TEMPLATES[template]
         vocabulary = tokenizer.get_vocab()
         for token in (SEG, images.image_token):
             if token not in vocabulary:
@@ -217,7 +222,7 @@ class Sa2VAPreprocessor:
         config = read_config(directory)
         images = _image_half(directory, config, image_settings)
         return cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],
-                   str(directory))
+                   config.get('template'), str(directory))
 
     # -- halves ---------------------------------------------------------------------------------------------------
 
@@ -283,8 +288,8 @@ class Sa2VAPreprocessor:
         return self.images.prefix + self.images.image_token * n + self.images.suffix
 
     def _tokenise(self, text: str, first: bool = False) -> list[int]:
-        # Only the first piece may get a beginning-of-sequence token (InternLM2 has one, Qwen has none).
-        return self.tokenizer.encode(text, add_special_tokens=first)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return first_token_ids(self.tokenizer) + ids if first else ids
 
     @staticmethod
     def _check_text(what: str, text: str, forbidden: Sequence[str]) -> None:
@@ -352,7 +357,7 @@ class Sa2VAPreprocessor:
     def fingerprint(self) -> str:
         """Hex digest of everything that determines the output: two equal fingerprints give equal samples."""
         backend = getattr(self.tokenizer, 'backend_tokenizer', None)
-        state = dict(version=_VERSION, template=self.template, images=repr(self.images), sam_size=self.sam_size,
+        state = dict(version=_VERSION, template=self.template, first=first_token_ids(self.tokenizer), images=repr(self.images), sam_size=self.sam_size,
                      tokenizer=backend.to_str() if backend is not None else sorted(self.tokenizer.get_vocab().items()))
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 

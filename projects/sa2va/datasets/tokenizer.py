@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Mapping
 
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
 
 from ..errors import InputError
 
@@ -23,13 +23,27 @@ def load_tokenizer(directory: Path, config: Mapping):
         raise InputError(f'{path}: missing; copy the tokenizer files of the checkpoint along') from None
     except ValueError as error:
         raise InputError(f'{path}: not readable as JSON ({error}); download it again') from None
+    settings = {}
     if name.startswith('Qwen2Tokenizer'):
         has_fast = (directory / 'tokenizer.json').is_file() or (directory / 'vocab.json').is_file()
         kind = Qwen2TokenizerFast if has_fast else Qwen2Tokenizer
-    else:
+    elif (directory / 'tokenizer.json').is_file():
         kind = PreTrainedTokenizerFast
+    elif (directory / 'tokenizer.model').is_file():
+        # InternLM2's own class is LLaMA's sentencepiece tokenizer (the early behaviour, "legacy") under another name.
+        kind, settings = LlamaTokenizer, dict(legacy=True)
+    else:
+        raise InputError(f'{directory}: no tokenizer.json, vocab.json or tokenizer.model; copy the tokenizer files of '
+                         f'the checkpoint along')
     try:
-        return kind.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f'{directory}: the tokenizer files cannot be read ({str(error).splitlines()[0]}); '
-                         f'download them again') from None
+        return kind.from_pretrained(str(directory), local_files_only=True, **settings)
+    except Exception as error:  # the tokenizers library raises bare Exception on damaged files
+        raise InputError(f'{directory}: the tokenizer files cannot be read '
+                         f'({(str(error).splitlines() or [type(error).__name__])[0]}); download them again') from None
+
+
+def first_token_ids(tokenizer) -> list[int]:
+    """What Sa2VA's training puts before a conversation: the beginning-of-sequence token, and nothing with Qwen."""
+    if isinstance(tokenizer, (Qwen2Tokenizer, Qwen2TokenizerFast)) or tokenizer.bos_token_id is None:
+        return []
+    return [tokenizer.bos_token_id]

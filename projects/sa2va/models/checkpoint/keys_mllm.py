@@ -4,7 +4,10 @@ from __future__ import annotations
 import re
 from typing import Iterable, Mapping
 
-from .keys import KeyGroup, rename, split_rows, substitute
+import torch
+
+from ..mllm.internvl import decoder_kind
+from .keys import KeyGroup, Tensors, rename, split_rows, substitute
 
 _INTERN_VIT = (('embeddings.cls_token', 'embeddings.class_embedding'),
                ('embeddings.position_embeddings', 'embeddings.position_embedding'),
@@ -34,12 +37,54 @@ def _below(names: Iterable[str], prefix: str) -> list[str]:
     return [n[len(prefix):] for n in names if n.startswith(prefix)]
 
 
-def _internvl_groups(names: list[str]) -> list[KeyGroup]:
+_INTERNLM2 = (('embed_tokens', 'tok_embeddings'), ('self_attn.o_proj', 'attention.wo'),
+              ('mlp.gate_proj', 'feed_forward.w1'), ('mlp.up_proj', 'feed_forward.w3'),
+              ('mlp.down_proj', 'feed_forward.w2'),
+              ('input_layernorm', 'attention_norm'), ('post_attention_layernorm', 'ffn_norm'))
+_LLAMA_QKV = re.compile(r'(layers\.\d+\.)self_attn\.([qkv])_proj\.weight$')
+
+
+def interleaved_qkv(released: str, ours: list[str], num_heads: int, num_kv_heads: int) -> KeyGroup:
+    """InternLM2's ``wqkv`` against separate projections.
+
+    Rows of ``wqkv`` come in one block per key/value head: the queries of that head's group, then its key, then its
+    value, ``head_dim`` rows each.
+    """
+    per_group = num_heads // num_kv_heads
+
+    def load(tensors: Tensors) -> list[torch.Tensor]:
+        blocks = tensors[0].unflatten(0, (num_kv_heads, per_group + 2, -1))
+        q, k, v = blocks[:, :per_group], blocks[:, per_group:per_group + 1], blocks[:, per_group + 1:]
+        return [part.flatten(0, 2).clone() for part in (q, k, v)]
+
+    def dump(tensors: Tensors) -> list[torch.Tensor]:
+        blocks = [t.unflatten(0, (num_kv_heads, n, -1)) for t, n in zip(tensors, (per_group, 1, 1))]
+        return [torch.cat(blocks, dim=1).flatten(0, 2)]
+
+    return KeyGroup((released,), tuple(ours), load, dump)
+
+
+def _internlm2_groups(config: Mapping, names: list[str]) -> list[KeyGroup]:
+    llm, groups = config['llm_config'], []
+    released, ours = 'language_model.model.', 'mllm.language_model.'
+    for name in names:
+        qkv = _LLAMA_QKV.match(name)
+        if qkv is None:
+            groups.append(rename(released + substitute(name, _INTERNLM2), ours + name))
+        elif qkv.group(2) == 'q':
+            groups.append(interleaved_qkv(f'{released}{qkv.group(1)}attention.wqkv.weight',
+                                          [f'{ours}{qkv.group(1)}self_attn.{x}_proj.weight' for x in 'qkv'],
+                                          llm['num_attention_heads'], llm['num_key_value_heads']))
+    return groups
+
+
+def _internvl_groups(config: Mapping, names: list[str]) -> list[KeyGroup]:
     groups = intern_vit_groups(_below(names, 'mllm.vision_model.'))
     groups += [rename('mlp1.' + n, 'mllm.mlp1.' + n) for n in _below(names, 'mllm.mlp1.')]
-    groups += [rename('language_model.model.' + n, 'mllm.language_model.' + n)
-               for n in _below(names, 'mllm.language_model.')]
-    return groups
+    decoder = _below(names, 'mllm.language_model.')
+    if decoder_kind(config) == 'internlm2':
+        return groups + _internlm2_groups(config, decoder)
+    return groups + [rename('language_model.model.' + n, 'mllm.language_model.' + n) for n in decoder]
 
 
 def _qwen_vl_groups(names: list[str]) -> list[KeyGroup]:
@@ -55,7 +100,7 @@ def mllm_groups(config: Mapping, family: str, names: Iterable[str]) -> list[KeyG
         names: keys of ``Sa2VAModel.state_dict()``.
     """
     names = list(names)
-    return _internvl_groups(names) if family == 'internvl' else _qwen_vl_groups(names)
+    return _internvl_groups(config, names) if family == 'internvl' else _qwen_vl_groups(names)
 
 
 def vocabulary_head(config: Mapping, family: str) -> tuple[str, tuple[int, int], str, bool]:
@@ -65,7 +110,8 @@ def vocabulary_head(config: Mapping, family: str) -> tuple[str, tuple[int, int],
     """
     if family == 'internvl':
         text, stem = config['llm_config'], 'language_model.'
-        head, embedding = stem + 'lm_head.weight', stem + 'model.embed_tokens.weight'
+        names = ('output', 'tok_embeddings') if decoder_kind(config) == 'internlm2' else ('lm_head', 'embed_tokens')
+        head, embedding = f'{stem}{names[0]}.weight', f'{stem}model.{names[1]}.weight'
     else:
         text = config.get('text_config', config)
         head, embedding = 'model.lm_head.weight', 'model.model.language_model.embed_tokens.weight'

@@ -1,6 +1,8 @@
 """What every family offers to ``Sa2VAModel``."""
 from __future__ import annotations
 
+from typing import Mapping
+
 import torch
 from torch import nn
 
@@ -60,3 +62,16 @@ def merge_image_tokens(embeddings: torch.Tensor, is_image: torch.Tensor, tokens:
 def full_attention_or_none(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """None for a batch of one, whose row cannot be padded: plain causal attention takes the fast kernels."""
     return None if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask
+
+
+def with_rope_fields(fields: Mapping) -> dict:
+    """Decoder fields with ``rope_theta`` and ``rope_scaling``, also when a newer transformers wrote the two as one
+    ``rope_parameters``."""
+    fields = dict(fields)
+    rope = fields.pop('rope_parameters', None)
+    if rope and 'rope_theta' not in fields:
+        rope = dict(rope)
+        fields['rope_theta'] = rope.pop('rope_theta', 10000.0)
+        if rope.get('rope_type', 'default') != 'default' or 'mrope_section' in rope:
+            fields['rope_scaling'] = rope
+    return fields

@@ -8,12 +8,12 @@ from typing import Mapping
 
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2Model
+from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from ...errors import InputError
-from .base import MultimodalLLM, full_attention_or_none, merge_image_tokens
+from .base import MultimodalLLM, full_attention_or_none, merge_image_tokens, with_rope_fields
 
 # Fields of a released llm_config that decide the arithmetic. Everything else in there (attention kernels,
 # dtypes, token ids, remote-code maps) belongs to the code that wrote it.
@@ -40,14 +40,33 @@ def vision_config(config: Mapping, where: str = 'config.json') -> InternVLVision
         use_mean_pooling=True, attn_implementation='sdpa')
 
 
-def _build_decoder(config: Mapping, where: str) -> nn.Module:
+def decoder_kind(config: Mapping, where: str = 'config.json') -> str:
+    """``'qwen2'`` or ``'internlm2'``.
+
+    Raises:
+        InputError: a language model that Sa2VA was not released with.
+    """
     c = config['llm_config']
-    kind = (c.get('architectures') or [''])[0]
-    if kind == 'Qwen2ForCausalLM' or (not kind and c.get('model_type') == 'qwen2'):
-        fields = {k: c[k] for k in _DECODER_FIELDS if k in c}
+    name = (c.get('architectures') or [''])[0] or c.get('model_type', '')
+    kind = {'Qwen2ForCausalLM': 'qwen2', 'qwen2': 'qwen2',
+            'InternLM2ForCausalLM': 'internlm2', 'internlm2': 'internlm2'}.get(name)
+    if kind is None:
+        raise InputError(f'{where}: llm_config.architectures is {name!r}; Sa2VA was released with '
+                         f'Qwen2ForCausalLM and InternLM2ForCausalLM')
+    return kind
+
+
+def _build_decoder(config: Mapping, where: str) -> nn.Module:
+    c = with_rope_fields(config['llm_config'])
+    fields = {k: c[k] for k in _DECODER_FIELDS if k in c}
+    if decoder_kind(config, where) == 'qwen2':
         return Qwen2Model(Qwen2Config(**fields, use_cache=False, attn_implementation='sdpa'))
-    raise InputError(f'{where}: llm_config.architectures is {kind or c.get("model_type")!r}; Sa2VA was released with '
-                     f'Qwen2ForCausalLM and InternLM2ForCausalLM')
+    if c.get('bias', False):
+        raise InputError(f'{where}: llm_config.bias is true; InternLM2 was released without biases')
+    # InternLM2 (arXiv 2403.17297) is LLaMA with other names and a fused, group-interleaved wqkv.
+    for name in ('use_sliding_window', 'sliding_window', 'max_window_layers'):
+        fields.pop(name, None)
+    return LlamaModel(LlamaConfig(**fields, use_cache=False, attn_implementation='sdpa'))
 
 
 def pixel_shuffle(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
@@ -71,6 +90,10 @@ class InternVL(MultimodalLLM):
         super().__init__()
         vision = vision_config(config, where)
         self.vision_model = InternVLVisionModel(vision)
+        for module in self.vision_model.modules():
+            # transformers fixes the eps of query and key norms; InternViT-6B takes it from the configuration.
+            if hasattr(module, 'variance_epsilon'):
+                module.variance_epsilon = vision.layer_norm_eps
         self.language_model = _build_decoder(config, where)
         self.hidden_size = self.language_model.config.hidden_size
         self.factor = round(1 / config.get('downsample_ratio', 0.5))

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from ...errors import InputError
-from .base import MultimodalLLM
+from .base import MultimodalLLM, with_rope_fields
 
 
 def sub_config(kind: type[PretrainedConfig], fields: Mapping) -> PretrainedConfig:
@@ -29,7 +29,7 @@ def text_fields(config: Mapping, where: str) -> Mapping:
     fields = config.get('text_config', config)
     if 'hidden_size' not in fields or 'vocab_size' not in fields:
         raise InputError(f'{where}: text_config states no hidden_size and vocab_size')
-    return fields
+    return with_rope_fields(fields)
 
 
 def mrope_positions(image_token_mask: torch.Tensor, grid_thw: torch.Tensor, merge: int) -> torch.Tensor:
