@@ -34,7 +34,7 @@ def draw_anatomy(rng: np.random.Generator) -> Eye:
     """Place disc and fovea: macula-centred (most cameras), disc-centred, or anywhere."""
     fov = 250.0
     layout = rng.random()
-    disc_radius = rng.uniform(22, 34) if layout < 0.5 else rng.uniform(26, 50)
+    disc_radius = rng.uniform(19, 31) if layout < 0.5 else rng.uniform(24, 46)
     side = 1.0 if rng.random() < 0.5 else -1.0
     separation = disc_radius * rng.uniform(4.4, 6.0)
     tilt = rng.normal(0.08, 0.06)
@@ -46,7 +46,7 @@ def draw_anatomy(rng: np.random.Generator) -> Eye:
         mid = rng.uniform(0.0, 1.4)
     disc = (CENTRE - side * separation * mid + rng.normal(0, 8), CENTRE + rng.normal(0, 18))
     fovea = (disc[0] + side * separation * math.cos(tilt), disc[1] + separation * math.sin(tilt))
-    return Eye(disc, disc_radius, fovea, side, fov, disc_radius * rng.uniform(0.17, 0.25))
+    return Eye(disc, disc_radius, fovea, side, fov, disc_radius * rng.uniform(0.14, 0.22))
 
 
 def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None) -> list[Path]:
@@ -105,10 +105,10 @@ def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None
         return radial, 0.04 if level else pull
 
     growth = Growth(
-        step=4.0, min_width=max(0.85, eye.disc_radius * rng.uniform(0.025, 0.04)), murray=rng.uniform(2.4, 3.0),
-        spacing=rng.uniform(13, 28), wiggle=wiggle if wiggle is not None else float(np.exp(rng.normal(-2.1, 0.45))),
+        step=4.0, min_width=max(0.6, eye.disc_radius * rng.uniform(0.02, 0.036)), murray=rng.uniform(2.4, 3.0),
+        spacing=rng.uniform(12, 28), wiggle=wiggle if wiggle is not None else float(np.exp(rng.normal(-2.1, 0.45))),
         persistence=rng.uniform(0.4, 0.9), taper=rng.uniform(1e-4, 8e-4), twig=rng.uniform(0.25, 0.65),
-        fork=rng.uniform(0.15, 0.4), reach=rng.uniform(55, 140), cell=rng.uniform(7, 13) * eye.disc_radius / 30)
+        fork=rng.uniform(0.15, 0.4), reach=rng.uniform(60, 170), cell=rng.uniform(7, 13) * eye.disc_radius / 30)
     area = math.pi * eye.fov_radius ** 2 * rng.uniform(0.06, 0.125)
     radius2 = eye.fov_radius ** 2
     return grow(rng, roots, growth, guide, area, lambda x, y: (x - CENTRE) ** 2 + (y - CENTRE) ** 2 < radius2)
@@ -159,8 +159,8 @@ def compose(rng: np.random.Generator, size: int, wiggle: float | None = None) ->
     shift = 60.0 * zoom + 4.0
     centre = (CENTRE + rng.uniform(-shift, shift), CENTRE + rng.uniform(-shift, shift))
     view = View.of(size, sx, sy, centre, rng.normal(0, 0.12))
-    weight = rng.uniform(0.25, 0.6)  # opacity of the thinnest vessels relative to the widest
-    full = rng.uniform(3.0, 5.0)
+    weight = rng.uniform(0.35, 0.8)  # opacity of the thinnest vessels relative to the widest
+    full = rng.uniform(2.0, 4.5)
 
     def opacity(width: np.ndarray, path: Path) -> np.ndarray:
         return 0.7 * (weight + (1 - weight) * np.minimum(width / full, 1.0)) * path.contrast
@@ -281,12 +281,12 @@ def paint_vessels(rng: np.random.Generator, scene: Scene, image: np.ndarray) -> 
     profile = ((1.0, rng.uniform(0.55, 0.85)), (0.62, 1.0))
     # Some lengths of every tree are pale: focus, thickness of the tissue above, flow.
     pale = 1.0 - np.clip(smooth_noise(rng, size, rng.uniform(3, 8)), 0, 2) * rng.uniform(0.0, 0.25)
-    strength = rng.uniform(0.3, 0.75)
-    ratio = rng.uniform(0.55, 0.95)
+    strength = rng.uniform(0.5, 1.0)
+    ratio = rng.uniform(0.6, 1.0)
     spectrum = np.array([rng.uniform(0.02, 0.4), 1.0, rng.uniform(0.3, 0.9)], np.float32)
     for paths, level, reflex, tint in (
             (scene.veins, strength, rng.uniform(0.0, 0.15), rng.uniform(1.0, 1.25)),
-            (scene.arteries, strength * ratio, rng.uniform(0.0, 0.55), rng.uniform(0.5, 1.0))):
+            (scene.arteries, strength * ratio, rng.uniform(0.0, 0.45), rng.uniform(0.5, 1.0))):
         if not paths:
             continue
         dark = blur(rasterise(paths, size, profile), sharp) * pale * level
@@ -321,7 +321,7 @@ def expose(rng: np.random.Generator, scene: Scene, image: np.ndarray) -> np.ndar
     size = scene.size
     image = image * _light(rng, scene)[..., None]
     if rng.random() < 0.3:  # haze
-        veil = rng.uniform(0.05, 0.3)
+        veil = rng.uniform(0.05, 0.22)
         image = image * (1 - veil) + veil * np.array([rng.uniform(90, 170), rng.uniform(60, 120), rng.uniform(30, 90)], np.float32)
     if rng.random() < 0.15:  # bright reflex along the rim
         rim = np.exp(-((scene.fov_radius - rng.uniform(0.93, 1.0)) / rng.uniform(0.02, 0.06)) ** 2)

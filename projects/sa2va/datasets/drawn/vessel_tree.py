@@ -111,7 +111,7 @@ def grow(rng: np.random.Generator, roots: Sequence[Root], growth: Growth, guide:
         roots: trunks.
         growth: the law of growth.
         guide: steers vessels and ends them.
-        area: u^2; growth stops when the visible length times width has reached it.
+        area: u^2; no further vessel is begun once the visible length times width has reached it.
         visible: whether a point counts towards ``area``.
 
     Returns:
