@@ -43,7 +43,7 @@ def _wander(rng: np.random.Generator, x: float, y: float, heading: float, length
 
 def coronary_tree(rng: np.random.Generator) -> tuple[list[Path], tuple[float, float], float]:
     """(paths, ostium in u, heading of the first vessel): a left or right coronary artery, or a tree without anatomy."""
-    trunk = rng.uniform(6.5, 14.0)
+    trunk = rng.uniform(7.0, 16.0)
     side = 1.0 if rng.random() < 0.5 else -1.0
     anatomy = rng.random()
     x = CENTRE - side * rng.uniform(-40, 170)
@@ -75,11 +75,11 @@ def coronary_tree(rng: np.random.Generator) -> tuple[list[Path], tuple[float, fl
         return math.atan2(gy + 30, gx), 0.012
 
     growth = Growth(
-        step=4.0, min_width=rng.uniform(1.5, 2.6), murray=rng.uniform(2.4, 3.0), spacing=rng.uniform(9, 22),
+        step=4.0, min_width=rng.uniform(1.6, 3.4), murray=rng.uniform(2.4, 3.0), spacing=rng.uniform(9, 22),
         wiggle=float(np.exp(rng.normal(-2.0, 0.4))), persistence=rng.uniform(0.5, 0.9), taper=rng.uniform(5e-4, 2.5e-3),
-        twig=rng.uniform(0.15, 0.5), fork=rng.uniform(0.1, 0.35), reach=rng.uniform(35, 75),
+        twig=rng.uniform(0.15, 0.5), fork=rng.uniform(0.15, 0.45), reach=rng.uniform(35, 75),
         cell=0.0 if rng.random() < 0.4 else rng.uniform(10, 18))
-    area = FIELD * FIELD * rng.uniform(0.03, 0.1)
+    area = FIELD * FIELD * rng.uniform(0.035, 0.12)
     paths = grow(rng, roots, growth, guide, area, lambda px, py: True)
     for path in paths:
         if path.width[0] > 3.5 and len(path.width) > 14 and rng.random() < 0.35:  # stenosis
@@ -232,7 +232,7 @@ def _frame(rng: np.random.Generator, size: int, paths: list[Path]) -> View:
     points = np.concatenate([path.points for path in paths]) if paths else np.array([[0, 0], [FIELD, FIELD]], np.float32)
     low, high = np.percentile(points, [3, 97], axis=0)
     extent = float(max(high - low)) + 1.0
-    zoom = float(np.clip(FIELD * rng.uniform(0.6, 1.05) / extent, 0.75, 1.6))
+    zoom = float(np.clip(FIELD * rng.uniform(0.7, 1.2) / extent, 0.75, 1.6))
     centre = (low + high) / 2 + rng.normal(0, 0.05, 2) * FIELD / zoom
     return View.of(size, zoom, zoom * rng.uniform(0.9, 1.1), (float(centre[0]), float(centre[1])), rng.normal(0, 0.15))
 
