@@ -34,7 +34,7 @@ def draw_anatomy(rng: np.random.Generator) -> Eye:
     """Place disc and fovea: macula-centred (most cameras), disc-centred, or anywhere."""
     fov = 250.0
     layout = rng.random()
-    disc_radius = rng.uniform(19, 31) if layout < 0.5 else rng.uniform(24, 46)
+    disc_radius = rng.uniform(22, 34) if layout < 0.5 else rng.uniform(26, 50)
     side = 1.0 if rng.random() < 0.5 else -1.0
     separation = disc_radius * rng.uniform(4.4, 6.0)
     tilt = rng.normal(0.08, 0.06)
@@ -46,7 +46,7 @@ def draw_anatomy(rng: np.random.Generator) -> Eye:
         mid = rng.uniform(0.0, 1.4)
     disc = (CENTRE - side * separation * mid + rng.normal(0, 8), CENTRE + rng.normal(0, 18))
     fovea = (disc[0] + side * separation * math.cos(tilt), disc[1] + separation * math.sin(tilt))
-    return Eye(disc, disc_radius, fovea, side, fov, disc_radius * rng.uniform(0.14, 0.22))
+    return Eye(disc, disc_radius, fovea, side, fov, disc_radius * rng.uniform(0.15, 0.23))
 
 
 def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None) -> list[Path]:
@@ -105,10 +105,10 @@ def retinal_tree(rng: np.random.Generator, eye: Eye, wiggle: float | None = None
         return radial, 0.04 if level else pull
 
     growth = Growth(
-        step=4.0, min_width=max(0.6, eye.disc_radius * rng.uniform(0.02, 0.036)), murray=rng.uniform(2.4, 3.0),
-        spacing=rng.uniform(12, 28), wiggle=wiggle if wiggle is not None else float(np.exp(rng.normal(-2.1, 0.45))),
-        persistence=rng.uniform(0.4, 0.9), taper=rng.uniform(1e-4, 8e-4), twig=rng.uniform(0.25, 0.65),
-        fork=rng.uniform(0.15, 0.4), reach=rng.uniform(60, 170), cell=rng.uniform(7, 13) * eye.disc_radius / 30)
+        step=4.0, min_width=max(1.0, eye.disc_radius * rng.uniform(0.03, 0.05)), murray=rng.uniform(2.4, 3.0),
+        spacing=rng.uniform(15, 34), wiggle=wiggle if wiggle is not None else float(np.exp(rng.normal(-2.1, 0.45))),
+        persistence=rng.uniform(0.4, 0.9), taper=rng.uniform(1e-4, 8e-4), twig=rng.uniform(0.15, 0.5),
+        fork=rng.uniform(0.15, 0.4), reach=rng.uniform(60, 170), cell=rng.uniform(9, 17) * eye.disc_radius / 30)
     area = math.pi * eye.fov_radius ** 2 * rng.uniform(0.06, 0.125)
     radius2 = eye.fov_radius ** 2
     return grow(rng, roots, growth, guide, area, lambda x, y: (x - CENTRE) ** 2 + (y - CENTRE) ** 2 < radius2)
