@@ -63,4 +63,5 @@ custom_hooks = []
 log_processor = dict(by_epoch=False, window_size=50)
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
 randomness = dict(seed=seed)
+env_cfg = dict(cudnn_benchmark=True)
 default_scope = 'mmengine'

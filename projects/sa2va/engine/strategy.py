@@ -60,9 +60,11 @@ def fit_to_machine(cfg: Config) -> str:
         if strategy.get('gradient_accumulation_steps', 1) > 1:
             wrapper['accumulative_counts'] = strategy['gradient_accumulation_steps']
         cfg.optim_wrapper = wrapper
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper = {key: value for key, value in cfg.optim_wrapper.items() if key not in ('type', 'dtype')}
     if not distributed:
         cfg.strategy = dict(type='SingleDeviceStrategy')
-        return 'no GPU here: SingleDeviceStrategy in float32 on CPU in place of DeepSpeed'
+        return 'no GPU here: SingleDeviceStrategy in float32 on CPU'
     torch.distributed.init_process_group('gloo')
     # Parts that a mask does not depend on (other hypotheses' heads) get no gradient.
     cfg.strategy = dict(type='DDPStrategy', model_wrapper=dict(
