@@ -12,7 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Callable, Iterator, Mapping
 
 import torch
 from accelerate import init_empty_weights
@@ -157,8 +157,8 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
                     device: str | torch.device = 'cpu', *, requires_grad: bool = False) -> Sa2VAModel:
     """The model of a released directory, in eval mode.
 
-    Tensors are read one at a time, in file order, and go straight to ``device`` in ``dtype``, so that host memory peaks
-    at one tensor above what stays on the host. Frequency buffers stay float32.
+    Tensors are read one at a time, in file order, and go straight to ``device`` in ``dtype``, piece by piece, so that
+    host memory peaks a little above what stays on the host. Frequency buffers stay float32.
 
     Args:
         directory: released Hugging Face layout; ``sam2_dims.json`` overrides the SAM2 sizes.
@@ -178,9 +178,9 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
 
     buffers = {name for name, _ in model.named_buffers()}
     for group in sorted(key_groups(config, model.state_dict()), key=lambda g: store.order(g.released[0])):
-        tensors = group.load([store.read(key) for key in group.released])
-        for name, tensor in zip(group.ours, tensors):
-            _assign(model, name, tensor.to(device=device, dtype=torch.float32 if name in buffers else dtype))
+        kind = torch.float32 if group.ours[0] in buffers else dtype
+        for name, tensor in zip(group.ours, group.load([store.read(k, kind, device) for k in group.released])):
+            _assign(model, name, tensor)
     store.close()
     for module in model.modules():
         for name, buffer in module._buffers.items():
@@ -237,10 +237,6 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
     """
     source_dir, out_dir = Path(source_dir), Path(out_dir)
     config, store = read_config(source_dir), CheckpointStore(source_dir)
-    double = other_weight_files(store)
-    if double:
-        raise InputError(f'{source_dir}: holds {double[0]} beside {store.files[0]}; remove the one that is not to be '
-                         f'exported, it would be stale')
     with empty_weights():
         expected = set(Sa2VAModel(config, read_sam2_dims(source_dir)).state_dict())
     state = model.state_dict()
@@ -257,10 +253,27 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
         tensors = group.dump([state[name].detach() for name in group.ours])
         return tensors[i].to(device='cpu', dtype=store.tensors[key].dtype)
 
+    write_directory_like(store, out_dir, tensor_of)
+    return out_dir
+
+
+def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:
+    """A directory like the store's: same weight files with other numbers, all other files copied untouched.
+
+    Args:
+        tensor_of: released key -> CPU tensor of the stored shape and dtype; called once per key.
+        out_dir: new or empty; it appears only when complete.
+
+    Raises:
+        InputError: the output directory is in use, or the store's directory holds weights in two formats.
+    """
+    double = other_weight_files(store)
+    if double:
+        raise InputError(f'{store.directory}: holds {double[0]} beside {store.files[0]}; remove the one that is not to '
+                         f'be exported, it would be stale')
     with _new_directory(out_dir) as part:
         write_like(store, part, tensor_of)
-        _copy_others(source_dir, part, skip=weight_files(store))
-    return out_dir
+        _copy_others(store.directory, part, skip=weight_files(store))
 
 
 def _check_tokenizer(directory: Path, vocabulary: int) -> None:

@@ -26,6 +26,7 @@ DTYPES = {
     'BOOL': torch.bool,
 }
 _MAX_HEADER = 100_000_000
+_PIECE = 16 << 20
 
 # In order of preference; an index file names the shards.
 _LAYOUTS = (('model.safetensors.index.json', 'model.safetensors'),
@@ -126,6 +127,7 @@ class CheckpointStore:
         self.index: str | None = None
         self.tensors: dict[str, TensorInfo] = {}
         self._pickles: dict[str, dict] = {}
+        self._buffer: torch.Tensor | None = None
         for index, single in _LAYOUTS:
             if (self.directory / index).is_file():
                 self.index = index
@@ -145,7 +147,7 @@ class CheckpointStore:
                              f'pytorch_model.bin) must be there')
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_pickles': {}}
+        return {**self.__dict__, '_pickles': {}, '_buffer': None}
 
     @property
     def is_pickle(self) -> bool:
@@ -199,27 +201,50 @@ class CheckpointStore:
         info = self.tensors[key]
         return (self.files.index(info.file), info.start)
 
-    def read(self, key: str) -> torch.Tensor:
-        """One tensor, on the CPU, in the stored dtype, with memory of its own."""
+    def read(self, key: str, dtype: torch.dtype | None = None,
+             device: str | torch.device = 'cpu') -> torch.Tensor:
+        """One tensor with memory of its own, converted and moved piece by piece.
+
+        Host memory peaks at the result (if it stays on the host) and one piece.
+
+        Args:
+            dtype: of the result; None keeps the stored one.
+        """
         info = self.tensors[key]
+        dtype = dtype or info.dtype
         if self.is_pickle:
-            return self._pickle(info.file)[key].contiguous().clone()
-        tensor = torch.empty(info.shape, dtype=info.dtype)
-        if tensor.numel():
-            with open(self.directory / info.file, 'rb', buffering=0) as f:
-                f.seek(info.start)
-                view, done = _bytes_of(tensor), 0
+            stored = self._pickle(info.file)[key]
+            return torch.empty(info.shape, dtype=dtype, device=device).copy_(stored)
+        result = torch.empty(info.shape, dtype=dtype, device=device)
+        flat, step = result.view(-1), max(1, _PIECE // info.dtype.itemsize)
+        direct = result.dtype == info.dtype and result.device.type == 'cpu'
+        piece = None if direct else self._staging().view(info.dtype)
+        with open(self.directory / info.file, 'rb', buffering=0) as f:
+            f.seek(info.start)
+            for start in range(0, flat.numel(), step):
+                target = flat[start:start + step]
+                part = target if direct else piece[:target.numel()]
+                view, done = _bytes_of(part), 0
                 while done < len(view):
                     count = f.readinto(view[done:])
                     if not count:
                         raise InputError(f'{self.directory / info.file}: {key}: cut short while reading; '
                                          f'download it again')
                     done += count
-        return tensor
+                if not direct:
+                    target.copy_(part)
+        return result
+
+    def _staging(self) -> torch.Tensor:
+        # One buffer for all tensors: allocating and freeing it between results leaves holes as large as the results.
+        if self._buffer is None:
+            self._buffer = torch.empty(_PIECE, dtype=torch.uint8)
+        return self._buffer
 
     def close(self) -> None:
-        """Forget opened pickle files, so that their pages can go."""
+        """Forget opened pickle files and the staging buffer."""
         self._pickles.clear()
+        self._buffer = None
 
 
 def write_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:

@@ -1,0 +1,11 @@
+"""Upstream trainer checkpoint to the released layout: python tools/convert_pth.py PTH BASE OUTPUT (see --help)."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from projects.sa2va.convert_pth import main  # noqa: E402
+from projects.sa2va.errors import cli_main  # noqa: E402
+
+if __name__ == '__main__':
+    cli_main(main)()
