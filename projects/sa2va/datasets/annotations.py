@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
@@ -19,7 +20,8 @@ class PairRecord:
     """One preference: of two masks of one image, ``chosen_mask`` is the better. Paths are relative to the data root.
 
     Attributes:
-        chosen_iou, rejected_iou: in [0, 1], chosen above rejected; ``iou_gap`` is their difference.
+        chosen_iou, rejected_iou: in [0, 1]; ``iou_gap`` is their difference. Chosen is above rejected unless another
+            judge than IoU decided (``extra['judge']``, ``'chosen_score'``, ``'rejected_score'``) and disagrees with IoU.
         chosen_source, rejected_source: where the masks came from.
         gt_mask: ground truth, where it is known.
         extra: further fields, kept as they were read.
@@ -36,6 +38,13 @@ class PairRecord:
     rejected_source: str | None = None
     gt_mask: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def preference_gap(self) -> float:
+        """How much better the judge found the chosen mask: ``iou_gap``, or the other judge's difference of scores."""
+        if 'judge' in self.extra:
+            return self.extra['chosen_score'] - self.extra['rejected_score']
+        return self.iou_gap
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,14 @@ def resolve(data_root: str | os.PathLike, relative: str) -> Path:
     """
     root = Path(data_root)
     pure = PurePosixPath(relative.replace('\\', '/'))
-    if pure.is_absolute() or ':' in pure.parts[0:1] or '..' in pure.parts:
+    if pure.is_absolute() or re.match('[A-Za-z]:', relative) or '..' in pure.parts:
         raise InputError(f'{relative!r}: leaves the data root {root}: paths must be relative to it')
     path = root.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # null bytes, lone surrogates, loops of links
+        raise InputError(f'{relative!r}: is no usable path ({error}): rename the file') from None
+    if not inside:
         raise InputError(f'{relative!r}: is a link that leaves the data root {root}: copy the file into it')
     return path
 
@@ -76,7 +89,9 @@ def read_pairs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Pa
         for name in ('chosen_iou', 'rejected_iou'):
             if not 0 <= numbers[name] <= 1:
                 raise InputError(f'{where}: {name} is {numbers[name]}, must be in [0, 1]')
-        if numbers['chosen_iou'] <= numbers['rejected_iou']:
+        if 'judge' in entry:
+            _check_judge(where, entry)
+        elif numbers['chosen_iou'] <= numbers['rejected_iou']:
             raise InputError(f'{where}: chosen_iou {numbers["chosen_iou"]} must be above rejected_iou '
                              f'{numbers["rejected_iou"]}: swap the two masks')
         gap = numbers['chosen_iou'] - numbers['rejected_iou']
@@ -135,7 +150,7 @@ def _entries(path: str | os.PathLike):
         raise InputError(f'{path}: no such annotation file: make it with scripts/generate_dpo_dataset.py') from None
     except UnicodeDecodeError as error:
         raise InputError(f'{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8') from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f'{path}: not valid JSON ({error}): correct the file or generate it again') from None
     if not isinstance(content, list):
         raise InputError(f'{path}: holds a {type(content).__name__}, must be a list of records')
@@ -178,6 +193,15 @@ def _number(where: str, entry: dict, name: str) -> float:
     return float(value)
 
 
+def _check_judge(where: str, entry: dict) -> None:
+    """A judge other than IoU must have preferred the chosen mask."""
+    judge = _text(where, entry, 'judge')
+    chosen, rejected = _number(where, entry, 'chosen_score'), _number(where, entry, 'rejected_score')
+    if chosen <= rejected:
+        raise InputError(f'{where}: chosen_score {chosen} of judge {judge!r} must be above rejected_score {rejected}: '
+                         'swap the two masks')
+
+
 def _check_files(where: str, data_root: str | os.PathLike, entry: dict) -> None:
     for name in _PATHS:
         if entry.get(name) is None:
@@ -186,5 +210,7 @@ def _check_files(where: str, data_root: str | os.PathLike, entry: dict) -> None:
             found = resolve(data_root, entry[name]).is_file()
         except InputError as error:
             raise InputError(f'{where}: {name} {error}') from None
+        except OSError:  # a name longer than the file system takes
+            found = False
         if not found:
             raise InputError(f'{where}: {name} {entry[name]!r}: no such file under {data_root}')

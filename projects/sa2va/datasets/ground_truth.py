@@ -14,9 +14,38 @@ from .mask_io import list_images, natural_key
 GT_SUFFIXES = ('_mask', '_gt', '_manual1', '_1stHO')
 
 # A trailing eye marker: two eyes of one person look alike, so they must not be split.
-_EYE = re.compile(r'^(.+?)(?:[ _-]?(?:OD|OS)|[ _-]?(?:left|right)|(?<=[\d _-])[LR])$', re.IGNORECASE)
+# It follows a digit or a separator: "blood" and "period" end in letters that only look like one.
+_EYE = re.compile(r'^(.*?[^ _-])(?:[ _-]+|(?<=\d))(?:OD|OS|left|right|L|R)$', re.IGNORECASE)
 
 Item = TypeVar('Item')
+
+
+class MaskFolder:
+    """The masks of a folder, found by image stem: bare or with one of :data:`GT_SUFFIXES`.
+
+    Args:
+        directory: listed once.
+
+    Raises:
+        InputError: no such folder, or it holds no image.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._by_stem: dict[str, list[Path]] = {}
+        for mask in list_images(directory):
+            for stem in {mask.stem, *(mask.stem.removesuffix(suffix) for suffix in GT_SUFFIXES)}:
+                self._by_stem.setdefault(stem, []).append(mask)
+
+    def find(self, stem: str) -> Path | None:
+        """The mask of an image stem, ``None`` without one.
+
+        Raises:
+            InputError: two masks fit; both are named.
+        """
+        found = self._by_stem.get(stem, [])
+        if len(found) > 1:
+            raise InputError(f'{found[1]}: {found[0].name} is a mask of the same image {stem!r}: keep one of them')
+        return found[0] if found else None
 
 
 def match_ground_truth(images: Sequence[Path], gt_dir: str | Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
@@ -28,24 +57,20 @@ def match_ground_truth(images: Sequence[Path], gt_dir: str | Path) -> tuple[list
     Raises:
         InputError: two images share a stem, or two masks fit one image; both are named.
     """
-    by_stem: dict[str, Path] = {}
-    for mask in list_images(gt_dir):
-        for stem in {mask.stem, *(mask.stem.removesuffix(suffix) for suffix in GT_SUFFIXES)}:
-            if stem in by_stem:
-                raise InputError(f'{mask}: {by_stem[stem].name} is ground truth of the same image {stem!r}: keep one of them')
-            by_stem[stem] = mask
+    check_stems(images)
+    masks = MaskFolder(gt_dir)
+    found = [(image, masks.find(image.stem)) for image in images]
+    return [(image, mask) for image, mask in found if mask], [image for image, mask in found if not mask]
+
+
+def check_stems(images: Sequence[Path]) -> None:
+    """Raises InputError where two images differ in nothing but their format: their masks would share a name."""
     seen: dict[str, Path] = {}
-    matched, missing = [], []
     for image in images:
         if image.stem in seen:
             raise InputError(f'{image}: {seen[image.stem].name} has the same stem, so their masks cannot be told apart: '
                              'rename one of them')
         seen[image.stem] = image
-        if image.stem in by_stem:
-            matched.append((image, by_stem[image.stem]))
-        else:
-            missing.append(image)
-    return matched, missing
 
 
 def patient_of(stem: str, group_regex: str | None = None) -> str:

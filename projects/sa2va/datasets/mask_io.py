@@ -6,6 +6,7 @@ import re
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -62,8 +63,8 @@ def read_image_rgb(path: str | os.PathLike) -> np.ndarray:
     return np.asarray(image.convert('RGB'))
 
 
-def read_grey(path: str | os.PathLike) -> np.ndarray:
-    """Grey levels as float32 [H, W] in [0, 1].
+def read_probability(path: str | os.PathLike) -> np.ndarray:
+    """Grey levels (probability maps, masks) as float32 [H, W] in [0, 1].
 
     A file whose largest level is 1 is a 0/1 mask; 16-bit files are divided by 65535, all others by 255.
 
@@ -93,7 +94,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     Raises:
         InputError: missing, truncated or no image.
     """
-    return read_grey(path) > 0.5
+    return read_probability(path) > 0.5
 
 
 def is_binary(grey: np.ndarray) -> bool:
@@ -105,10 +106,12 @@ def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
     """Write a bool [H, W] mask as 8-bit PNG, 0 and 255; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # OpenCV encodes without holding the interpreter lock, so a pool of writers runs in parallel.
+    _, content = cv2.imencode('.png', mask.astype(np.uint8) * 255)
     handle, temporary = tempfile.mkstemp(suffix='.tmp', dir=path.parent)
     try:
         with os.fdopen(handle, 'wb') as file:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(file, format='PNG')
+            file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ..datasets.ground_truth import match_ground_truth
-from ..datasets.mask_io import is_binary, list_images, read_grey
+from ..datasets.mask_io import is_binary, list_images, read_probability
 from ..errors import InputError
 from .sources import Candidate
 
@@ -53,7 +53,7 @@ def read_prediction(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
     Probability maps are resized linearly before the cut, masks by nearest neighbour.
     """
-    grey = read_grey(path)
+    grey = read_probability(path)
     if grey.shape != shape:
         how = cv2.INTER_NEAREST if is_binary(grey) else cv2.INTER_LINEAR
         grey = cv2.resize(grey, shape[::-1], interpolation=how)
