@@ -18,6 +18,7 @@ import torch
 from accelerate import init_empty_weights
 
 from ..errors import InputError
+from .checkpoint.adapter import apply_adapter, write_adapter
 from .checkpoint.initialise import initialise, initial_video_memory
 from .checkpoint.keys import KeyGroup, rename
 from .checkpoint.keys_mllm import mllm_groups, vocabulary_head
@@ -274,6 +275,28 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
     with _new_directory(out_dir) as part:
         write_like(store, part, tensor_of)
         _copy_others(store.directory, part, skip=weight_files(store))
+
+
+def export_adapter(model: Sa2VAModel, out_dir: str | os.PathLike) -> Path:
+    """Write what was trained as an adapter (see ``checkpoint/adapter.py``), to be put on the start checkpoint again with
+    :func:`load_adapter`.
+
+    Args:
+        model: with its LoRA layers in place and ``requires_grad`` as in training.
+        out_dir: new or empty; it appears only when complete.
+    """
+    with _new_directory(Path(out_dir)) as part:
+        write_adapter(model, part, str(model.source.directory) if model.source else '')
+    return Path(out_dir)
+
+
+def load_adapter(model: Sa2VAModel, directory: str | os.PathLike) -> int:
+    """Put an adapter onto a loaded checkpoint, in place; returns the number of tensors taken.
+
+    Raises:
+        InputError: no adapter there, or one of another model.
+    """
+    return apply_adapter(model, directory)
 
 
 def _check_tokenizer(directory: Path, vocabulary: int) -> None:

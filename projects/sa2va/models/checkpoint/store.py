@@ -88,6 +88,19 @@ def read_safetensors_header(path: Path) -> tuple[bytes, dict[str, TensorInfo]]:
     return prefix + raw, entries
 
 
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one small file, on the CPU.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    if not path.is_file():
+        raise InputError(f'{path}: missing')
+    read_safetensors_header(path)
+    from safetensors.torch import load_file
+    return load_file(path)
+
+
 def load_pickle(path: Path, *, mmap: bool = True) -> dict:
     """``torch.load(weights_only=True)`` with one clear line for a pickle that carries code or is damaged.
 
