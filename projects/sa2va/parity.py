@@ -127,7 +127,9 @@ def recompute(model: Sa2VAModel, pre: Sa2VAPreprocessor, image: Image.Image, inp
     if 'question_turn2' in inputs:
         turns.append((inputs['question_turn2'], inputs['answer_turn2']))
         tensors.update(_teacher_forced('train2', turns, model, pre, encoded, features, head))
-    for name, text in inputs.get('infer_user_text', {}).items():
+    typed = inputs.get('infer_user_text', dict(newline='<image>\n' + inputs['question'],
+                                               no_newline='<image>' + inputs['question']))
+    for name, text in typed.items():
         tensors.update(_generated(f'infer_{name}', text, model, pre, image, features, head))
     return tensors
 

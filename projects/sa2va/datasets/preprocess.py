@@ -169,8 +169,11 @@ class QwenVLImages:
 
     def encode(self, image: Image.Image) -> dict:
         """``pixel_values [patches, 3 * time * p * p]`` float32 and ``image_grid_thw [1, 3]`` int64."""
-        out = self.processor(images=[image], min_pixels=self.min_pixels, max_pixels=self.max_pixels,
-                             return_tensors='pt')
+        try:
+            out = self.processor(images=[image], min_pixels=self.min_pixels, max_pixels=self.max_pixels,
+                                 return_tensors='pt')
+        except ValueError as error:  # sides more than 200 to 1
+            raise InputError(f'image of {image.width} x {image.height} pixels: {error}') from None
         return dict(pixel_values=out['pixel_values'], image_grid_thw=out['image_grid_thw'])
 
     def num_tokens(self, encoded: Mapping) -> int:
@@ -202,7 +205,8 @@ class Sa2VAPreprocessor:
         self.image_token_id: int = vocabulary[images.image_token]
         self.eos_token_id: int = tokenizer.convert_tokens_to_ids('<|im_end|>')
         # What ends an answer: the end of the turn, and whatever the tokenizer calls the end of a text.
-        self.end_token_ids = frozenset(t for t in (self.eos_token_id, tokenizer.eos_token_id) if t is not None)
+        self.end_token_ids = frozenset(t for t in (self.eos_token_id, tokenizer.eos_token_id,
+                                                   vocabulary.get('<|endoftext|>')) if t is not None)
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
         # Text that a prompt or an answer may not contain: it would forge image places, turns or masks.
         self._forbidden = tuple(t for t in ('<|im_start|>', '<|im_end|>', images.image_token, images.prefix,

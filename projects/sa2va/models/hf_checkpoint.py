@@ -24,7 +24,7 @@ from .checkpoint.keys import KeyGroup, rename
 from .checkpoint.keys_mllm import mllm_groups, vocabulary_head
 from .checkpoint.keys_sam2 import sam2_groups, video_memory_shapes
 from .checkpoint.store import CheckpointStore, other_weight_files, weight_files, write_like
-from .mllm import family_of
+from .mllm import check_config, family_of
 from .sa2va import Sa2VAModel
 from .sam2 import complete_dims
 
@@ -54,7 +54,7 @@ def read_config(directory: str | os.PathLike) -> dict:
     """
     path = Path(directory) / 'config.json'
     config = _read_json(path)
-    family_of(config, str(path))
+    check_config(config, str(path))
     return config
 
 
@@ -330,6 +330,7 @@ def init_checkpoint(config: dict, sam2_dims: dict | None, tokenizer_dir: str | o
 
     out_dir, tokenizer_dir = Path(out_dir), Path(tokenizer_dir)
     dims = complete_dims(sam2_dims)
+    check_config(config)
     key, shape, *_ = vocabulary_head(config, family_of(config))
     _check_tokenizer(tokenizer_dir, vocabulary=shape[0])
     with torch.random.fork_rng(devices=[]):

@@ -192,6 +192,30 @@ def test_foreign_config(tmp_path):
     assert 'JSON' in _message(lambda: read_config(tmp_path))
 
 
+@pytest.mark.parametrize('fixture', ['internvl_qwen2', 'qwen3_vl'])
+@pytest.mark.parametrize('change, said', [
+    (lambda c: c[('llm' if 'llm_config' in c else 'text') + '_config'].pop('hidden_size'), 'hidden_size is None'),
+    (lambda c: c[('llm' if 'llm_config' in c else 'text') + '_config'].update(vocab_size='many'), "vocab_size is 'many'"),
+    (lambda c: c.update(vision_config=3), 'vision_config'),
+])
+def test_config_without_a_size_names_the_field(shared_dir, tmp_path, fixture, change, said):
+    source = copy_of(shared_dir / 'fixtures/sa2va_parity' / fixture, tmp_path / 'in')
+    config = json.loads((source / 'config.json').read_text())
+    change(config)
+    (source / 'config.json').write_text(json.dumps(config))
+    message = _message(lambda: load_checkpoint(source))
+    assert said in message and 'config.json' in message
+
+
+@pytest.mark.parametrize('architecture', ['Phi3ForCausalLM', 'LlamaForCausalLM'])
+def test_foreign_language_model_is_named(shared_dir, tmp_path, architecture):
+    source = copy_of(shared_dir / 'fixtures/sa2va_parity/internvl_qwen2', tmp_path / 'in')
+    config = json.loads((source / 'config.json').read_text())
+    config['llm_config']['architectures'] = [architecture]
+    (source / 'config.json').write_text(json.dumps(config))
+    assert architecture in _message(lambda: load_checkpoint(source))
+
+
 def test_export_leaves_nothing_half_written(shared_dir, tmp_path):
     fixture = shared_dir / 'fixtures/sa2va_parity/internvl_qwen2'
     model = load_checkpoint(fixture)

@@ -15,6 +15,9 @@ def family_of(config: Mapping, where: str = 'config.json') -> str:
     Raises:
         InputError: not a Sa2VA configuration, or a language model that Sa2VA was not released with.
     """
+    for section in ('llm_config', 'text_config', 'vision_config'):
+        if not isinstance(config.get(section, {}), Mapping):
+            raise InputError(f'{where}: {section} is {config[section]!r}, must be an object')
     if 'llm_config' in config and 'vision_config' in config:
         return 'internvl'
     if 'vision_config' in config:
@@ -28,6 +31,34 @@ def family_of(config: Mapping, where: str = 'config.json') -> str:
                          f'qwen2_5_vl_text and qwen3_vl_text')
     raise InputError(f'{where}: neither llm_config (InternVL families) nor text_config (Qwen-VL families) is there; '
                      f'give a directory in the released Sa2VA layout')
+
+
+_INTERNVL_FIELDS = {
+    'llm_config': ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
+                   'num_key_value_heads'),
+    'vision_config': ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'image_size',
+                      'patch_size'),
+}
+_QWEN_FIELDS = {'text_config': ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
+                                'num_attention_heads', 'num_key_value_heads'),
+                # transformers leaves defaults out when it writes a nested configuration.
+                'vision_config': ()}
+
+
+def check_config(config: Mapping, where: str = 'config.json') -> None:
+    """The sizes without which no model can be built are there and are positive whole numbers.
+
+    Raises:
+        InputError: names the field.
+    """
+    fields = _INTERNVL_FIELDS if family_of(config, where) == 'internvl' else _QWEN_FIELDS
+    for section, names in fields.items():
+        # Qwen-VL configurations written before text_config existed have its fields at the top.
+        part = config.get(section, config)
+        for name in names:
+            value = part.get(name)
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise InputError(f'{where}: {section}.{name} is {value!r}, must be a positive whole number')
 
 
 def build_mllm(config: Mapping, where: str = 'config.json') -> MultimodalLLM:
