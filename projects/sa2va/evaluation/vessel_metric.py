@@ -1,0 +1,118 @@
+"""The evaluator of validation and test loops."""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from PIL import Image
+
+from .overlay import overlay
+from .report import write_png, write_report
+from .scores import METRIC_NAMES, score_mask
+
+
+@METRICS.register_module()
+class VesselSegMetric(BaseMetric):
+    """Scores binary masks image by image and averages over images.
+
+    Every process scores its own images and keeps only numbers; mmengine gathers these, drops what the sampler padded,
+    and computes the averages on the main process.
+
+    Args:
+        out_dir: where to write ``metrics.json`` and ``per_image.csv`` (by the main process); None writes nothing.
+        overlays: write ``overlays/<image_id>.png`` into ``out_dir``; each sample then needs ``image``.
+        n_resamples, seed: of the bootstrap interval in ``metrics.json``.
+        collect_device, prefix, collect_dir: as mmengine's ``BaseMetric``; without a prefix the names are ``dice``, ...
+
+    Attributes:
+        per_image: the rows of the last evaluation, ``image_id`` and all of
+            :data:`projects.sa2va.evaluation.scores.METRIC_NAMES` (main process only).
+        summary: what ``metrics.json`` holds (main process only, with ``out_dir``).
+
+    Raises:
+        ValueError: ``overlays`` without ``out_dir``.
+    """
+
+    # An empty prefix, unlike None, is no prefix without a warning.
+    default_prefix = ''
+
+    def __init__(self, out_dir: str | None = None, overlays: bool = False, n_resamples: int = 2000, seed: int = 0,
+                 collect_device: str = 'cpu', prefix: str | None = None, collect_dir: str | None = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
+        if overlays and out_dir is None:
+            raise ValueError('VesselSegMetric: overlays=True needs out_dir, the directory to write them to')
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.overlays = overlays
+        self.n_resamples = n_resamples
+        self.seed = seed
+        self.per_image: list[dict] = []
+        self.summary: dict | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Score one batch.
+
+        Args:
+            data_batch: not used.
+            data_samples: dicts with ``pred_mask`` and ``gt_mask`` (bool [H, W], numpy or torch), ``image_id`` (str)
+                and, for overlays, ``image`` (path, or uint8 [H, W, 3] RGB array).
+
+        Raises:
+            ValueError: a sample without one of these or with masks that do not fit, naming the image.
+        """
+        for sample in data_samples:
+            if sample.get('image_id') is None:
+                raise ValueError('a data sample has no image_id')
+            image_id = str(sample['image_id'])
+            try:
+                pred, target = (_as_mask(sample, key) for key in ('pred_mask', 'gt_mask'))
+                scores = score_mask(pred, target)
+                if self.overlays:
+                    self._write_overlay(sample, image_id, pred, target, scores)
+            except ValueError as error:
+                raise ValueError(f'{image_id}: {error}') from None
+            self.results.append(dict(image_id=image_id, **scores))
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Means over images of all metrics.
+
+        Raises:
+            ValueError: no results.
+        """
+        if not results:
+            raise ValueError('no images were evaluated: there is nothing to report')
+        self.per_image = list(results)
+        if self.out_dir is not None:
+            self.summary = write_report(self.out_dir, results, n_resamples=self.n_resamples, seed=self.seed)
+        return {name: float(np.mean([row[name] for row in results])) for name in METRIC_NAMES}
+
+    def _write_overlay(self, sample: dict, image_id: str, pred: np.ndarray, target: np.ndarray, scores: dict) -> None:
+        image = sample.get('image')
+        if image is None:
+            raise ValueError('overlays need the image (a path or an RGB array) in the sample')
+        if isinstance(image, (str, os.PathLike)):
+            with Image.open(image) as file:
+                image = np.array(file.convert('RGB'))
+        picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
+        write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
+
+
+def _as_mask(sample: dict, key: str) -> np.ndarray:
+    mask = sample.get(key)
+    if mask is None:
+        raise ValueError(f'{key} is missing from the sample')
+    return mask.numpy(force=True) if hasattr(mask, 'detach') else np.asarray(mask)
+
+
+def _file_stem(image_id: str) -> str:
+    """A file name for an image id, which may hold separators; ids that had to change keep apart by a short hash."""
+    stem = re.sub(r'[/\\\x00-\x1f:*?"<>|]', '_', image_id).lstrip('.') or '_'
+    stem = stem.encode()[:200].decode(errors='ignore')  # file systems count bytes, 255 at most
+    if stem != image_id:
+        stem += '-' + hashlib.sha256(image_id.encode()).hexdigest()[:8]
+    return stem
