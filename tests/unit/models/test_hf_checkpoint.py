@@ -107,6 +107,23 @@ def test_shards_round_trip(shared_dir, tmp_path, binary):
         assert list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.parametrize('old_format', [False, True])
+def test_bin_with_views_and_old_format(shared_dir, tmp_path, old_format):
+    fixture = shared_dir / 'fixtures/sa2va_parity/internvl_qwen2'
+    source = copy_of(fixture, tmp_path / 'in', skip=('model.safetensors',))
+    tensors = load_file(fixture / 'model.safetensors')
+    # A transposed view and two slices of one storage, as trainers save them.
+    tensors['mlp1.1.weight'] = tensors['mlp1.1.weight'].t().contiguous().t()
+    both = torch.cat([tensors['mlp1.1.bias'], tensors['mlp1.3.bias']])
+    tensors['mlp1.1.bias'], tensors['mlp1.3.bias'] = both[:64], both[64:]
+    torch.save(tensors, source / 'pytorch_model.bin', _use_new_zipfile_serialization=not old_format)
+    model, whole = load_checkpoint(source), load_checkpoint(fixture)
+    for (name, a), b in zip(model.state_dict().items(), whole.state_dict().values()):
+        assert torch.equal(a, b), name
+    out = torch.load(export_checkpoint(model, source, tmp_path / 'out') / 'pytorch_model.bin', weights_only=True)
+    assert list(out) == list(tensors) and all(torch.equal(out[k], tensors[k]) for k in out)
+
+
 # -- damage ---------------------------------------------------------------------------------------------------------
 
 def _message(call):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable, Iterable
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...errors import InputError
 
@@ -36,14 +37,14 @@ _SHARD = re.compile(r'(model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\.b
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. ``shape`` and ``dtype`` as stored; ``start``/``end`` are absolute byte offsets
-    (0 in a pickle file)."""
+    """Where a tensor lies. ``shape`` and ``dtype`` as stored; ``start``/``end`` are absolute byte offsets, -1 for a
+    tensor of a pickle file that is not one run of bytes (a transposed view, a file of the pre-zip format)."""
 
     file: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    start: int = 0
-    end: int = 0
+    start: int = -1
+    end: int = -1
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
@@ -124,6 +125,35 @@ def load_pickle(path: Path, *, mmap: bool = True) -> dict:
                          f'download it again') from None
 
 
+def read_pickle_table(path: Path) -> dict[str, TensorInfo]:
+    """Where the tensors of a ``.bin`` file lie, without reading them.
+
+    torch tells the offset of each storage when it loads a zip file without its data; bytes can then be read as from a
+    safetensors file, so that a mapped shard does not stay resident beside the model.
+
+    Raises:
+        InputError: as :func:`load_pickle`, or an entry that is no tensor.
+    """
+    try:
+        with FakeTensorMode():
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception:
+        # Code in the pickle, damage, or the old format: the ordinary way says which, and can read the last.
+        content = load_pickle(path)
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: holds a {type(content).__name__}, must be a state dict')
+    entries = {}
+    for key, tensor in content.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f'{path}: {key} is a {type(tensor).__name__}, not a tensor; store a plain state dict')
+        offset, start, end = getattr(tensor.untyped_storage(), '_checkpoint_offset', None), -1, -1
+        if offset is not None and tensor.is_contiguous():
+            start = offset + tensor.storage_offset() * tensor.element_size()
+            end = start + tensor.numel() * tensor.element_size()
+        entries[key] = TensorInfo(path.name, tuple(tensor.shape), tensor.dtype, start, end)
+    return entries
+
+
 class CheckpointStore:
     """The weights of one checkpoint directory.
 
@@ -193,12 +223,7 @@ class CheckpointStore:
         if name.endswith('.safetensors'):
             _, entries = read_safetensors_header(path)
         else:
-            entries = {}
-            for key, tensor in self._pickle(name).items():
-                if not isinstance(tensor, torch.Tensor):
-                    raise InputError(f'{path}: {key} is a {type(tensor).__name__}, not a tensor; '
-                                     f'store a plain state dict')
-                entries[key] = TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+            entries = read_pickle_table(path)
         double = next((key for key in entries if key in self.tensors), None)
         if double is not None:
             raise InputError(f'{path}: {double} is also in {self.tensors[double].file}; one of the two must go')
@@ -225,7 +250,7 @@ class CheckpointStore:
         """
         info = self.tensors[key]
         dtype = dtype or info.dtype
-        if self.is_pickle:
+        if info.start < 0:
             stored = self._pickle(info.file)[key]
             return torch.empty(info.shape, dtype=dtype, device=device).copy_(stored)
         result = torch.empty(info.shape, dtype=dtype, device=device)
@@ -268,10 +293,11 @@ def write_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str],
             in file order, so that only one tensor is alive at a time (one shard for pickle files).
     """
     for name in store.files:
-        keys = sorted((k for k, info in store.tensors.items() if info.file == name), key=store.order)
         if store.is_pickle:
-            torch.save({key: tensor_of(key) for key in store._pickle(name)}, out_dir / name)
+            # In the order of the source; a pickle is written whole, so one shard is in memory.
+            torch.save({key: tensor_of(key) for key, info in store.tensors.items() if info.file == name}, out_dir / name)
             continue
+        keys = sorted((k for k, info in store.tensors.items() if info.file == name), key=store.order)
         header, _ = read_safetensors_header(store.directory / name)
         with open(out_dir / name, 'wb') as f:
             f.write(header)
