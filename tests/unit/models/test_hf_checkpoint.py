@@ -180,16 +180,19 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(shared_dir, tmp_path
 
 
 class _Evil:
+    def __init__(self, path):
+        self.path = path
+
     def __reduce__(self):
-        return os.system, ('touch /tmp/sa2va_pickle_ran_code',)
+        return os.system, (f'touch {self.path}',)
 
 
 def test_pickle_with_code_is_refused_and_not_run(shared_dir, tmp_path):
     source = copy_of(shared_dir / 'fixtures/sa2va_parity/internvl_qwen2', tmp_path / 'in', skip=('model.safetensors',))
-    torch.save({'a': _Evil()}, source / 'pytorch_model.bin')
+    torch.save({'a': _Evil(tmp_path / 'ran')}, source / 'pytorch_model.bin')
     message = _message(lambda: load_checkpoint(source))
     assert 'pytorch_model.bin' in message and 'system' in message
-    assert not os.path.exists('/tmp/sa2va_pickle_ran_code')
+    assert not (tmp_path / 'ran').exists()
 
 
 def test_without_sam2_dims_the_error_says_where_to_state_them(shared_dir, tmp_path):
