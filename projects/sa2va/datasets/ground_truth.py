@@ -15,7 +15,7 @@ GT_SUFFIXES = ('_mask', '_gt', '_manual1', '_1stHO')
 
 # A trailing eye marker: two eyes of one person look alike, so they must not be split.
 # It follows a digit or a separator: "blood" and "period" end in letters that only look like one.
-_EYE = re.compile(r'^(.*?[^ _-])(?:[ _-]+|(?<=\d))(?:OD|OS|left|right|L|R)$', re.IGNORECASE)
+_EYE = re.compile(r'^(.*?[^\W_])(?:[\W_]+|(?<=\d))(?:OD|OS|left|right|L|R)$', re.IGNORECASE)
 
 Item = TypeVar('Item')
 

@@ -5,12 +5,19 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from ..errors import InputError
+from mmengine.registry import Registry
+
 from ..datasets.seg_dataset import DEFAULT_PROMPT
-from .sources import DEFAULT_SOURCES, SOURCES
+from ..errors import InputError
+from .judges import JUDGES, Mixture
+from .pairing import PAIRINGS
+from .sources import DEFAULT_SOURCES, SOURCES, Source
 
 MODES = ('generate', 'from_predictions')
+# Settings that change nothing in the files that are written.
+_NO_EFFECT = ('device', 'output_dir', 'link')
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,11 @@ class GenerateConfig:
     Attributes:
         mode: ``'generate'`` (candidates from the policy) or ``'from_predictions'`` (masks that exist already).
         images_dir: images, or with ``from_predictions`` the predictions folder (one sub-folder per method).
-        gt_dir: ground truth.
+        gt_dir: ground truth; may be ``None`` with judges that need none.
         output_dir: the data root to write.
         model_path: checkpoint directory (``generate`` only).
-        num_samples: distinct candidates per image, the greedy mask among them.
-        min_iou_gap: smaller differences make no pair.
+        num_samples: distinct candidates per image, the greedy mask among them; masks on disk are all used.
+        min_iou_gap: smaller differences of the judge's scores make no pair.
         prompt: the question of every image.
         seed: of perturbations, choices and the validation split.
         max_pairs_per_image: ``None`` keeps all.
@@ -32,14 +39,20 @@ class GenerateConfig:
         group_regex: how a stem tells its patient (see ``patient_of``).
         source_images_dir: original images (``from_predictions``); ``None`` is the ``images`` folder beside ``gt_dir``.
         include_gt: the ground truth itself is a candidate.
-        sources: names in the ``SOURCES`` registry.
+        sources: registered candidate sources, each ``'Name'``, ``'Name=weight'`` or ``dict(type=, weight=, ...)``.
+            ``None``: the policy's own (``DEFAULT_SOURCES``), or none but the masks on disk with ``from_predictions``.
+        candidate_models: more checkpoints whose greedy masks are candidates.
+        judge: registered judges, each ``'Name'``, ``'Name=weight'`` or ``dict(type=, weight=, ...)``.
+        pairing: a registered pairing strategy.
+        balance: as many over- as under-segmenting rejected masks per image.
         max_candidate_iou: candidates at least this similar are duplicates.
+        link: hard links to the images instead of copies, where the file system can.
         device: ``None`` is a GPU where there is one.
     """
 
     mode: str
     images_dir: str
-    gt_dir: str
+    gt_dir: str | None
     output_dir: str
     model_path: str | None = None
     num_samples: int = 5
@@ -51,8 +64,13 @@ class GenerateConfig:
     group_regex: str | None = None
     source_images_dir: str | None = None
     include_gt: bool = False
-    sources: tuple[str, ...] = DEFAULT_SOURCES
+    sources: tuple[str | dict, ...] | None = None
+    candidate_models: tuple[str, ...] = ()
+    judge: tuple[str | dict, ...] = ('IoU',)
+    pairing: str = 'AllPairs'
+    balance: bool = False
     max_candidate_iou: float = 0.98
+    link: bool = False
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,25 +78,92 @@ class GenerateConfig:
             raise InputError(f'--mode {self.mode}: must be one of {", ".join(MODES)}')
         if self.mode == 'generate' and not self.model_path:
             raise InputError('--model_path: missing; mode generate needs the checkpoint that makes the candidates')
-        if self.mode == 'generate' and self.num_samples < 2:
-            raise InputError(f'--num_samples {self.num_samples}: a pair needs at least 2 candidates')
-        if not (math.isfinite(self.min_iou_gap) and 0 <= self.min_iou_gap < 1):
-            raise InputError(f'--min_iou_gap {self.min_iou_gap}: must be at least 0 and below 1')
-        if self.max_pairs_per_image is not None and self.max_pairs_per_image < 1:
-            raise InputError(f'--max_pairs_per_image {self.max_pairs_per_image}: must be at least 1')
-        if not 0 <= self.val_fraction < 1:
-            raise InputError(f'--val_fraction {self.val_fraction}: must be at least 0 and below 1')
+        for name, low in (('num_samples', 2 if self.mode == 'generate' else 0), ('seed', 0), ('max_pairs_per_image', 1)):
+            value = getattr(self, name)
+            if value is None and name == 'max_pairs_per_image':
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise InputError(f'--{name} {value}: must be a whole number of at least {low}'
+                                 + (': a pair needs two candidates' if name == 'num_samples' else ''))
+        for name in ('min_iou_gap', 'val_fraction'):
+            if not (math.isfinite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
+                raise InputError(f'--{name} {getattr(self, name)}: must be at least 0 and below 1')
         if not 0 < self.max_candidate_iou <= 1:
             raise InputError(f'--max_candidate_iou {self.max_candidate_iou}: must be above 0 and at most 1')
-        if self.seed < 0:
-            raise InputError(f'--seed {self.seed}: must be at least 0')
-        unknown = [name for name in self.sources if SOURCES.get(name) is None]
-        if unknown:
-            raise InputError(f'--sources {" ".join(unknown)}: unknown; the sources are {", ".join(SOURCES.module_dict)}')
+        if not self.prompt.strip():
+            raise InputError('--prompt: is empty; leave it out for the default')
+        if self.pairing not in PAIRINGS.module_dict:
+            raise InputError(f'--pairing {self.pairing}: unknown; the strategies are {", ".join(PAIRINGS.module_dict)}')
+        sources, judge = self.build_sources(), self.build_judge()
+        for _, source in sources:
+            if source.needs_policy and self.mode == 'from_predictions':
+                raise InputError(f'--sources {type(source).__name__}: needs a policy, which mode from_predictions has not')
+        for flag, needs in (('--include_gt', self.include_gt), ('--judge', judge.needs_ground_truth),
+                            ('--sources', any(source.needs_ground_truth for _, source in sources))):
+            if needs and self.gt_dir is None:
+                raise InputError(f'--gt_dir: missing; {flag} needs ground truth '
+                                 '(judges without: Agreement, PredictedIoU, ExpectedIoU)')
+        if self.mode == 'from_predictions' and self.gt_dir is None and self.source_images_dir is None:
+            raise InputError('--source_images_dir: missing; without --gt_dir there is no folder to look beside')
+
+    def build_sources(self) -> list[tuple[float, Source]]:
+        """(weight, source) of every candidate source but the masks on disk."""
+        specs = self.sources
+        if specs is None:
+            specs = DEFAULT_SOURCES if self.mode == 'generate' else ()
+        if self.candidate_models:
+            specs = (*specs, dict(type='Checkpoints', paths=tuple(self.candidate_models)))
+        return _build(SOURCES, specs, '--sources')
+
+    def build_judge(self) -> Mixture:
+        return Mixture(_build(JUDGES, self.judge, '--judge'))
 
     def fingerprint(self, image_names: list[str]) -> str:
-        """Hex digest of what the output depends on; two runs with equal digests write equal files."""
-        settings = asdict(self)
-        for name in ('device', 'output_dir'):
-            settings.pop(name)
-        return hashlib.sha256(json.dumps([settings, image_names], sort_keys=True).encode()).hexdigest()
+        """Hex digest of the settings, the model and the images' names; equal digests on equal files write equal files."""
+        settings = {name: value for name, value in asdict(self).items() if name not in _NO_EFFECT}
+        models = [_model_digest(path) for path in (self.model_path, *self.candidate_models) if path]
+        return hashlib.sha256(json.dumps([settings, models, image_names], sort_keys=True, default=list)
+                              .encode('utf-8', 'surrogatepass')).hexdigest()
+
+
+def _build(registry: Registry, specs, flag: str) -> list[tuple[float, object]]:
+    built = []
+    for spec in specs:
+        if isinstance(spec, str):
+            name, _, text = spec.partition('=')
+            arguments: dict = {}
+        else:
+            arguments = dict(spec)
+            name, text = str(arguments.pop('type', '')), str(arguments.pop('weight', ''))
+        # Looked up in the dict: Registry.get would search mmengine's scopes and import whole packages.
+        if name not in registry.module_dict:
+            raise InputError(f'{flag} {name}: unknown; choose from {", ".join(registry.module_dict)}')
+        try:
+            weight = float(text or 1)
+        except ValueError:
+            weight = math.nan
+        if not (math.isfinite(weight) and weight > 0):
+            raise InputError(f'{flag} {name}={text}: the weight must be a number above 0')
+        try:
+            built.append((weight, registry.module_dict[name](**arguments)))
+        except (TypeError, ValueError) as error:
+            raise InputError(f'{flag} {name}: {error}') from None
+    if flag == '--judge' and not built:
+        raise InputError(f'{flag}: name at least one of {", ".join(registry.module_dict)}')
+    return built
+
+
+def _model_digest(path: str) -> str:
+    """Of a checkpoint directory: names and sizes of all files, and the ends of the weights, which is quick and enough
+    to tell two checkpoints apart."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob('*')):
+        if not file.is_file():
+            continue
+        digest.update(f'{file.name} {file.stat().st_size}\n'.encode('utf-8', 'surrogatepass'))
+        if file.suffix == '.safetensors':
+            with open(file, 'rb') as content:
+                digest.update(content.read(1 << 20))
+                content.seek(-min(1 << 20, file.stat().st_size), 2)
+                digest.update(content.read())
+    return digest.hexdigest()

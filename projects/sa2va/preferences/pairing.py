@@ -1,72 +1,127 @@
-"""Candidates of one image -> distinct candidates -> pairs."""
+"""Scored candidates of one image -> preference pairs.
+
+A strategy proposes pairs in order of preference; the gap, the balance and the cap are applied to all of them alike.
+"""
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
+from mmengine.registry import Registry
 
-from .sources import Candidate
+from ..evaluation.topology import cldice
 
-
-def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two bool masks; two empty masks agree (1)."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+PAIRINGS = Registry('pairing strategy')
+Pair = tuple[int, int]  # (chosen, rejected) candidate indices
 
 
-def pick_distinct(groups: Sequence[Iterable[Candidate]], count: int, max_iou: float,
-                  rng: np.random.Generator) -> tuple[list[Candidate], int]:
-    """``count`` candidates that really differ, taken in turn from every source in random order.
+@dataclass
+class Scored:
+    """Candidates of one image with their scores.
 
-    Args:
-        groups: the candidates of each source; the first group is taken first and whole (the greedy mask).
-        count: how many to keep.
-        max_iou: a candidate this similar to one that is kept, or more, is a duplicate.
-
-    Returns:
-        The kept candidates and the number of duplicates that were left out.
+    Attributes:
+        scores: higher is better; candidates that the judge could not score are NaN.
+        masks: bool [H, W] each.
+        reference: ground truth, or the candidates' majority.
     """
-    first, *others = [list(group) for group in groups]
-    for group in others:
-        rng.shuffle(group)
-    queue = list(first)
-    while any(others):
-        for index in rng.permutation(len(others)):
-            if others[index]:
-                queue.append(others[index].pop())
-    kept: list[Candidate] = []
-    duplicates = 0
-    for candidate in queue:
-        if len(kept) == count:
-            break
-        if any(mask_iou(candidate.mask, other.mask) >= max_iou for other in kept):
-            duplicates += 1
-        else:
-            kept.append(candidate)
-    return kept, duplicates
+
+    scores: Sequence[float]
+    masks: Sequence[np.ndarray]
+    reference: np.ndarray
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Candidates with a score, best first; equal scores by index."""
+        known = [i for i, score in enumerate(self.scores) if np.isfinite(score)]
+        return sorted(known, key=lambda i: (-self.scores[i], i))
+
+    @cached_property
+    def cldice(self) -> list[float]:
+        return [cldice(mask, self.reference) for mask in self.masks]
+
+    def gap(self, pair: Pair) -> float:
+        """Difference of scores, rounded as it is written, so that 0.85 - 0.80 passes a gap of 0.05."""
+        return round(self.scores[pair[0]] - self.scores[pair[1]], 6)
+
+    def over_segments(self, index: int) -> bool:
+        """Whether a mask has more false than missed pixels."""
+        return self.masks[index].sum() > self.reference.sum()
 
 
-def make_pairs(scores: Sequence[float], min_gap: float, limit: int | None) -> tuple[list[tuple[int, int]], int]:
-    """Which candidate is preferred to which.
+@PAIRINGS.register_module()
+class AllPairs:
+    """Every pair: those of the best candidate first, then by falling gap."""
 
-    Pairs of the best candidate with every other come first, then the rest by falling gap, up to ``limit``.
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        pairs = list(combinations(scored.order, 2))
+        return sorted(pairs, key=lambda pair: (pair[0] != scored.order[0], -scored.gap(pair), pair))
+
+
+@PAIRINGS.register_module()
+class BestVsWorst:
+    """One pair an image, the clearest."""
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        return [(scored.order[0], scored.order[-1])] if len(scored.order) > 1 else []
+
+
+@PAIRINGS.register_module()
+class BestVsEach:
+    """The best against every other, largest gap first."""
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        return [(scored.order[0], other) for other in scored.order[:0:-1]]
+
+
+@PAIRINGS.register_module()
+class Adjacent:
+    """Neighbours in the ranking, largest gap first: every candidate is chosen once and rejected once."""
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        return sorted(zip(scored.order, scored.order[1:]), key=lambda pair: (-scored.gap(pair), pair))
+
+
+@PAIRINGS.register_module()
+class HardNegatives:
+    """Small disagreement, large difference of centreline Dice: few pixels that decide whether vessels connect.
+
+    Pairs by falling ``|clDice difference| / (disagreeing pixels / pixels of the reference)``.
+    """
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        size = max(1, np.count_nonzero(scored.reference))
+
+        def hardness(pair: Pair) -> float:
+            differ = np.count_nonzero(scored.masks[pair[0]] != scored.masks[pair[1]])
+            return abs(scored.cldice[pair[0]] - scored.cldice[pair[1]]) * size / max(1, differ)
+
+        return sorted(combinations(scored.order, 2), key=lambda pair: (-hardness(pair), pair))
+
+
+def select_pairs(strategy: Callable[[Scored], Iterable[Pair]], scored: Scored, min_gap: float, limit: int | None = None,
+                 balance: bool = False) -> tuple[list[Pair], int]:
+    """The pairs of one image.
 
     Args:
-        scores: of each candidate, higher is better.
+        strategy: proposes pairs.
+        scored: the candidates.
         min_gap: smaller differences make no pair; a tie never does.
         limit: pairs per image; ``None`` keeps all.
+        balance: take rejected masks that over-segment and that under-segment in turn, equally many of both where the
+            image has both.
 
     Returns:
-        (chosen, rejected) indices and the number of pairs dropped for their gap.
+        The pairs and how many were dropped for their gap.
     """
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    pairs, dropped = [], 0
-    for rank, chosen in enumerate(order):
-        for rejected in order[rank + 1:]:
-            gap = scores[chosen] - scores[rejected]
-            if gap <= 0 or gap < min_gap:
-                dropped += 1
-            else:
-                pairs.append((rank > 0, -gap, chosen, rejected))
-    pairs.sort()
-    return [(chosen, rejected) for *_, chosen, rejected in pairs[:limit]], dropped
+    proposed = list(strategy(scored))
+    pairs = [pair for pair in proposed if scored.gap(pair) > 0 and scored.gap(pair) >= min_gap]
+    dropped = len(proposed) - len(pairs)
+    if balance:
+        over = [pair for pair in pairs if scored.over_segments(pair[1])]
+        under = [pair for pair in pairs if not scored.over_segments(pair[1])]
+        if over and under:
+            pairs = [pair for both in zip(over, under) for pair in both]
+    return pairs[:limit], dropped

@@ -2,94 +2,142 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .config import GenerateConfig
+
 GAP_EDGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+FEW_PAIRS = 100
 
 
-def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence[dict], *, min_iou_gap: float,
-                    skipped: Sequence[str], missing_predictions: Sequence[str]) -> dict:
+def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence[dict], config: 'GenerateConfig',
+                    skipped: Sequence[str]) -> dict:
     """The report.
 
     Args:
-        train, val: pair entries with their ``extra`` figures (``disagreement``, ``agreement``).
-        images: one entry an image: ``candidates`` (source, iou), ``duplicates``, ``dropped_gap``, ``pairs``.
+        train, val: records of pairs.
+        images: one journal entry an image: ``candidates`` (source, iou, score), ``duplicates``, ``dropped_gap``,
+            ``records``, ``missing`` (``method/stem`` without a file).
+        config: of the run.
         skipped: images without ground truth.
-        missing_predictions: ``method/stem`` without a file.
+
+    Returns:
+        JSON-ready; histograms, win rates and shares are of the training pairs. Gaps are the judge's.
+        ``chosen_agrees_with_ground_truth`` is the share of the pixels on which a pair disagrees where chosen is right,
+        over all pairs' pixels.
     """
-    gaps = [pair['iou_gap'] for pair in train]
-    wins, losses = (Counter(source_kind(pair[side]) for pair in train) for side in ('chosen_source', 'rejected_source'))
-    greedy = [c['iou'] for image in images for c in image['candidates'][:1]]
-    best = [max(c['iou'] for c in image['candidates'] if c['source'] != 'ground_truth') for image in images]
+    gaps = np.array([gap(pair) for pair in train])
+    disagreement = [pair['disagreement_pixels'] for pair in train]
+    first = [c['iou'] for image in images for c in image['candidates'][:1] if c['source'] == 'greedy']
+    best = [max(ious) for image in images
+            if (ious := [c['iou'] for c in image['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None])]
     report = dict(
         train_pairs=len(train), val_pairs=len(val), images=len(images),
         train_images=len({pair['image'] for pair in train}),
-        images_without_pairs=sum(image['pairs'] == 0 for image in images),
-        skipped_without_ground_truth=list(skipped), missing_predictions=list(missing_predictions),
+        images_without_pairs=[image['image'] for image in images if not image['records']],
+        skipped_without_ground_truth=list(skipped),
+        missing_predictions=[name for image in images for name in image['missing']],
         duplicates_removed=sum(image['duplicates'] for image in images),
         pairs_dropped_for_gap=sum(image['dropped_gap'] for image in images),
-        candidates_per_image=_quantiles([len(image['candidates']) for image in images]),
-        pairs_per_image=_quantiles([image['pairs'] for image in images]),
-        first_candidate_iou=float(np.mean(greedy)) if greedy else None,
-        best_candidate_iou=float(np.mean(best)) if best else None,
-        gap_histogram={f'{low:g}-{high:g}': int(np.sum((np.array(gaps) >= low) & (np.array(gaps) < high + (high == 1))))
-                       for low, high in zip(GAP_EDGES, GAP_EDGES[1:])} if gaps else {},
-        gap_mean=float(np.mean(gaps)) if gaps else None,
-        disagreement_pixels=_quantiles([pair['disagreement_pixels'] for pair in train]),
-        chosen_agrees_with_ground_truth=float(np.average(
-            [pair['chosen_agreement'] for pair in train],
-            weights=[pair['disagreement_pixels'] for pair in train])) if train else None,
-        win_rates={source: dict(wins=wins[source], losses=losses[source],
-                                win_rate=round(wins[source] / (wins[source] + losses[source]), 4))
-                   for source in sorted(wins | losses)})
-    report['warnings'] = _warnings(report, min_iou_gap)
+        candidates_per_image=_spread([len(image['candidates']) for image in images]),
+        pairs_per_image=_spread([len(image['records']) for image in images]),
+        pairs_by_image={image['image']: len(image['records']) for image in images},
+        greedy_iou=_mean(first), best_candidate_iou=_mean(best),
+        gap_mean=_mean(gaps), gap_histogram=_histogram(gaps),
+        disagreement_pixels=_spread(disagreement),
+        disagreement_share=_spread([pair['disagreement_pixels'] / pair['pixels'] for pair in train]),
+        chosen_agrees_with_ground_truth=None if not train or config.gt_dir is None else float(
+            np.average([pair['chosen_agreement'] for pair in train], weights=disagreement)),
+        rejected_over_segments=_mean([pair['rejected_over_segments'] for pair in train]),
+        judge_disagrees_with_iou=sum(pair['iou_gap'] <= 0 for pair in train),
+        win_rates=_win_rates(train))
+    report['warnings'] = _warnings(report, images, config)
     return report
 
 
+def gap(pair: dict) -> float:
+    """The judge's gap of a record."""
+    return pair['chosen_score'] - pair['rejected_score'] if 'judge' in pair else pair['iou_gap']
+
+
 def source_kind(source: str) -> str:
-    """The kind of a source's name: ``threshold:0.3`` -> ``threshold``; methods on disk keep their names."""
-    return source if source.startswith('prediction:') else source.split(':')[0]
+    """The kind of a source's name: ``threshold:0.3`` -> ``threshold``; methods and checkpoints keep their names."""
+    return source if source.startswith(('prediction:', 'checkpoint:')) else source.split(':')[0]
 
 
-def _quantiles(values: Sequence[float]) -> dict | None:
-    if not values:
+def _win_rates(pairs: Sequence[dict]) -> dict[str, dict]:
+    wins, losses = (Counter(source_kind(pair[side]) for pair in pairs) for side in ('chosen_source', 'rejected_source'))
+    return {source: dict(wins=wins[source], losses=losses[source],
+                         win_rate=round(wins[source] / (wins[source] + losses[source]), 4))
+            for source in sorted(wins | losses)}
+
+
+def _histogram(gaps: np.ndarray) -> dict[str, int]:
+    # Rounded as they are written: a gap of 0.1 belongs to 0.1-0.2 however it was computed.
+    gaps = np.round(gaps, 6)
+    return {f'{low:g}-{high:g}': int(np.sum((gaps >= low) & ((gaps < high) | (high == GAP_EDGES[-1]))))
+            for low, high in zip(GAP_EDGES, GAP_EDGES[1:])}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _spread(values: Sequence[float]) -> dict | None:
+    if not len(values):
         return None
     return dict(zip(('min', 'median', 'max'), (float(np.quantile(values, q)) for q in (0, 0.5, 1))))
 
 
-def _warnings(report: dict, min_iou_gap: float) -> list[str]:
+def _warnings(report: dict, images: Sequence[dict], config: 'GenerateConfig') -> list[str]:
     warnings = []
-    if min_iou_gap <= 0.1:
-        warnings.append(f'min_iou_gap is {min_iou_gap:g}: > 0.1 is recommended, smaller gaps are a weak signal')
-    if report['train_pairs'] < 100:
+    if config.min_iou_gap <= 0.1:
+        warnings.append(f'min_iou_gap is {config.min_iou_gap:g}: > 0.1 recommended, smaller gaps are a weak signal')
+    if report['train_pairs'] < FEW_PAIRS:
         warnings.append(f'{report["train_pairs"]} training pairs: 100 to 500 are a start, 1000 to 5000 are recommended')
     for source, rate in report['win_rates'].items():
         if rate['wins'] + rate['losses'] >= 10 and rate['win_rate'] >= 0.95:
             warnings.append(f'{source} wins {rate["win_rate"]:.0%} of its pairs: the policy may learn its style, not quality')
+    few = sum(len(image['candidates']) < config.num_samples for image in images)
+    if config.mode == 'generate' and few:
+        warnings.append(f'{few} images have fewer than {config.num_samples} distinct candidates: '
+                        'add --sources or raise --max_candidate_iou')
+    if config.gt_dir is None:
+        warnings.append('no ground truth: chosen_iou and rejected_iou are estimates, and an estimate can be confidently wrong')
+        if config.val_fraction:
+            warnings.append('no ground truth: val_annotations.json is not written, training cannot select by validation Dice')
+    if report['judge_disagrees_with_iou']:
+        warnings.append(f'the judge prefers a mask of lower or equal IoU in {report["judge_disagrees_with_iou"]} of '
+                        f'{report["train_pairs"]} pairs')
     return warnings
 
 
 def format_report(report: dict) -> str:
     """The report as text."""
-    lines = [f'{report["train_pairs"]} training pairs of {report["train_images"]} images, {report["val_pairs"]} validation pairs; '
-             f'{report["images"]} images in all, {report["images_without_pairs"]} without a pair']
+    without = len(report['images_without_pairs'])
+    lines = [f'{report["train_pairs"]} training pairs of {report["train_images"]} images, {report["val_pairs"]} validation '
+             f'pairs; {report["images"]} images in all, {without} without a pair']
     for name, label in (('pairs_per_image', 'pairs per image'), ('candidates_per_image', 'candidates per image'),
-                        ('disagreement_pixels', 'pixels on which a pair disagrees')):
+                        ('disagreement_pixels', 'pixels on which a pair disagrees'),
+                        ('disagreement_share', 'the same, share of the image')):
         if report[name]:
-            lines.append(f'{label}: ' + ', '.join(f'{key} {value:g}' for key, value in report[name].items()))
-    if report['first_candidate_iou'] is not None:
-        lines.append(f'IoU with ground truth: first candidate {report["first_candidate_iou"]:.4f}, '
-                     f'best candidate {report["best_candidate_iou"]:.4f}')
+            lines.append(f'{label}: ' + ', '.join(f'{key} {value:.4g}' for key, value in report[name].items()))
+    if report['best_candidate_iou'] is not None:
+        greedy = '' if report['greedy_iou'] is None else f'greedy {report["greedy_iou"]:.4f}, '
+        lines.append(f'mean IoU: {greedy}best candidate {report["best_candidate_iou"]:.4f}')
     if report['train_pairs']:
-        lines.append('iou_gap: mean %.4f; ' % report['gap_mean']
+        lines.append('gap: mean %.4f; ' % report['gap_mean']
                      + ', '.join(f'{span}: {count}' for span, count in report['gap_histogram'].items()))
-        lines.append(f'chosen agrees with the ground truth on {report["chosen_agrees_with_ground_truth"]:.1%} of the '
-                     'pixels on which the two masks differ')
+        if report['chosen_agrees_with_ground_truth'] is not None:
+            lines.append(f'chosen agrees with the ground truth on {report["chosen_agrees_with_ground_truth"]:.1%} of the '
+                         'pixels on which the two masks differ')
+        lines.append(f'rejected over-segments in {report["rejected_over_segments"]:.0%} of the pairs')
         lines.append('wins by source: ' + ', '.join(
             f'{source} {rate["wins"]}/{rate["wins"] + rate["losses"]}' for source, rate in report['win_rates'].items()))
-    lines.append(f'left out: {report["pairs_dropped_for_gap"]} pairs below min_iou_gap or tied, '
+    lines.append(f'left out: {report["pairs_dropped_for_gap"]} pairs below the gap or tied, '
                  f'{report["duplicates_removed"]} near-duplicate candidates')
     for name, label in (('skipped_without_ground_truth', 'skipped, no ground truth'),
                         ('missing_predictions', 'missing predictions')):

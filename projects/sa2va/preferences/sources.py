@@ -1,107 +1,193 @@
-"""Candidate sources: each proposes masks of one image and says where they came from."""
+"""Candidate sources: each proposes masks of one image and says where they come from.
+
+One interface: ``proposals(context) -> iterable of Proposal``. A source computes nothing itself; only proposals that
+are drawn are computed. ``needs_policy`` and ``needs_ground_truth`` let bad combinations fail before any work is done.
+"""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Iterable, Sequence
 
 import numpy as np
-import torch
 from mmengine.registry import Registry
 
-from .policy_view import VIEWS, PolicyView
+from . import corruption
+from .candidates import Context, Proposal, Request
+from .views import VIEWS
 
 SOURCES = Registry('candidate source')
 
+GREEDY = Proposal('greedy', Request())
 
-@dataclass(frozen=True)
-class Candidate:
-    """A mask (bool [H, W]) and the name of its source, parameters included."""
+PARAPHRASES = ('Please segment the vessels.', 'Can you segment the blood vessels in this image?',
+               'Could you please give the segmentation mask of all blood vessels, including the thin ones?',
+               'Segment the vascular tree.')
 
-    mask: np.ndarray
-    source: str
+
+class Source:
+    """Base of candidate sources."""
+
+    needs_policy = True
+    needs_ground_truth = False
+
+    def proposals(self, context: Context) -> Iterable[Proposal]:
+        """Candidates that could be computed for this image."""
+        raise NotImplementedError
 
 
 @SOURCES.register_module()
-class Greedy:
-    """What the policy answers: logit above 0."""
-
-    def __call__(self, view: PolicyView) -> Iterator[Candidate]:
-        yield Candidate(view.to_image(view.greedy('identity').low_res)[0] > 0, 'greedy')
-
-
-@SOURCES.register_module()
-class Thresholds:
+class Thresholds(Source):
     """The greedy map cut at other probabilities: thinner and thicker masks of the same ranking of pixels."""
 
-    def __init__(self, probabilities: tuple[float, ...] = (0.15, 0.3, 0.7, 0.85)) -> None:
+    def __init__(self, probabilities: Sequence[float] = (0.1, 0.2, 0.35, 0.65, 0.8, 0.9)) -> None:
+        if not all(0 < p < 1 for p in probabilities):
+            raise ValueError(f'Thresholds: probabilities {probabilities} must be between 0 and 1')
         self.probabilities = probabilities
 
-    def __call__(self, view: PolicyView) -> Iterator[Candidate]:
-        logits = view.to_image(view.greedy('identity').low_res)[0]
-        for p in self.probabilities:
-            yield Candidate(logits > np.log(p / (1 - p)), f'threshold:{p:g}')
+    def proposals(self, context):
+        return [Proposal(f'threshold:{p:g}', Request(threshold=p)) for p in self.probabilities]
 
 
 @SOURCES.register_module()
-class Hypotheses:
-    """SAM 2's several masks of one prompt (arXiv 2408.00714), also those it did not rank first."""
+class Hypotheses(Source):
+    """SAM 2's several masks of one prompt (arXiv 2408.00714): those it did not rank first."""
 
-    def __call__(self, view: PolicyView) -> Iterator[Candidate]:
-        output = view.greedy('identity')
-        maps = view.to_image(output.hypotheses[0])
-        for index in np.argsort(-output.iou_pred[0].cpu().numpy(), kind='stable')[1:]:
-            yield Candidate(maps[index] > 0, f'hypothesis:{index}')
+    def proposals(self, context):
+        return [Proposal(f'hypothesis:{rank + 1}', Request(rank=rank)) for rank in (1, 2)]
 
 
 @SOURCES.register_module()
-class Views:
-    """The policy on a transformed image, its map transformed back."""
+class Views(Source):
+    """The policy on a flipped, turned or re-toned image, its map turned back."""
 
-    def __init__(self, names: tuple[str, ...] = tuple(name for name in VIEWS if name != 'identity')) -> None:
+    label = 'view'
+
+    def __init__(self, names: Sequence[str] = ('hflip', 'vflip', 'rot90', 'rot180', 'rot270', 'gamma0.7', 'gamma1.4',
+                                               'clahe')) -> None:
         unknown = sorted(set(names) - set(VIEWS))
         if unknown:
-            raise ValueError(f'Views: unknown view {", ".join(unknown)}; the views are {", ".join(VIEWS)}')
+            raise ValueError(f'unknown view {", ".join(unknown)}; the views are {", ".join(VIEWS)}')
         self.names = names
 
-    def __call__(self, view: PolicyView) -> Iterator[Candidate]:
-        for name in self.names:
-            yield Candidate(view.to_image(view.greedy(name).low_res, name)[0] > 0, f'view:{name}')
+    def proposals(self, context):
+        return [Proposal(f'{self.label}:{name}', Request(view=name)) for name in self.names]
 
 
 @SOURCES.register_module()
-class SegNoise:
-    """The [SEG] embedding plus Gaussian noise of ``scale`` times its root mean square."""
+class Scales(Views):
+    """The policy nearer to and farther from the image. Masks have a quarter of SAM 2's input resolution, so pieces of
+    the image show vessels that the whole image loses: often the best candidate, at four times the cost."""
 
-    def __init__(self, scales: tuple[float, ...] = (0.3, 0.6, 1.0)) -> None:
-        self.scales = scales
+    label = 'scale'
 
-    def __call__(self, view: PolicyView) -> Iterator[Candidate]:
-        features, embedding = view.encoded('identity')
-        noise = view.noise((len(self.scales), embedding.shape[1]), embedding.device).to(embedding.dtype)
-        scales = torch.tensor(self.scales, device=embedding.device, dtype=embedding.dtype)[:, None]
-        noisy = embedding + scales * embedding.square().mean().sqrt() * noise
-        for scale, logits in zip(self.scales, view.to_image(view.decode(features, noisy).low_res)):
-            yield Candidate(logits > 0, f'seg_noise:{scale:g}')
+    def __init__(self, names: Sequence[str] = ('tiles2', 'zoom0.8')) -> None:
+        super().__init__(names)
 
 
 @SOURCES.register_module()
-class FeatureDropout:
+class SegNoise(Source):
+    """The [SEG] embedding plus Gaussian noise of ``scale`` times its root mean square, ``draws`` times each."""
+
+    def __init__(self, scales: Sequence[float] = (0.5, 1.0, 2.0), draws: int = 3) -> None:
+        self.scales, self.draws = scales, draws
+
+    def proposals(self, context):
+        return [Proposal(f'seg_noise:{scale:g}#{draw}', Request(seg_noise=scale, draw=draw))
+                for scale in self.scales for draw in range(self.draws)]
+
+
+@SOURCES.register_module()
+class FeatureDropout(Source):
     """Monte-Carlo dropout on the image embedding (Gal and Ghahramani, arXiv 1506.02142).
 
     Released checkpoints have no dropout layers that a mask depends on, so the stride-16 embedding takes their place.
     """
 
-    def __init__(self, rates: tuple[float, ...] = (0.2, 0.4)) -> None:
-        self.rates = rates
+    def __init__(self, rates: Sequence[float] = (0.2, 0.4), draws: int = 3) -> None:
+        self.rates, self.draws = rates, draws
 
-    def __call__(self, view: PolicyView) -> Iterator[Candidate]:
-        features, embedding = view.encoded('identity')
-        for rate in self.rates:
-            # A uniform number from a normal one: one stream of randomness for all sources.
-            uniform = torch.special.ndtr(view.noise(features.image_embed.shape, embedding.device))
-            keep = (uniform > rate).to(features.image_embed.dtype) / (1 - rate)
-            dropped = type(features)(features.image_embed * keep, features.high_res)
-            yield Candidate(view.to_image(view.decode(dropped, embedding).low_res)[0] > 0, f'dropout:{rate:g}')
+    def proposals(self, context):
+        return [Proposal(f'dropout:{rate:g}#{draw}', Request(dropout=rate, draw=draw))
+                for rate in self.rates for draw in range(self.draws)]
 
 
-DEFAULT_SOURCES = ('Thresholds', 'Hypotheses', 'Views', 'SegNoise', 'FeatureDropout')
+@SOURCES.register_module()
+class Prompts(Source):
+    """The same question in other words."""
+
+    def __init__(self, prompts: Sequence[str] = PARAPHRASES) -> None:
+        self.prompts = prompts
+
+    def proposals(self, context):
+        return [Proposal(f'prompt:{text}', Request(prompt=f'<image>{text}')) for text in self.prompts]
+
+
+@SOURCES.register_module()
+class Checkpoints(Source):
+    """The greedy answers of other checkpoints; each stays in memory."""
+
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        self.paths = paths
+
+    def proposals(self, context):
+        return [Proposal(f'checkpoint:{Path(path).name}', Request(checkpoint=str(path))) for path in self.paths]
+
+
+@SOURCES.register_module()
+class Morphology(Source):
+    """The greedy mask thicker, thinner or smoother. Synthetic: no policy would answer exactly this."""
+
+    def __init__(self, pixels: Sequence[int] = (1, 2)) -> None:
+        self.pixels = pixels
+
+    def proposals(self, context):
+        def apply(change, pixels):
+            return change(context.sampler.masks([Request()])[0][0], pixels)
+
+        return [Proposal(f'morphology:{change.__name__}{pixels}', make=partial(apply, change, pixels))
+                for change in (corruption.thicken, corruption.thin, corruption.smooth) for pixels in self.pixels]
+
+
+@SOURCES.register_module()
+class GroundTruth(Source):
+    """The ground truth itself. What it does to preference learning is in docs/pairs.md."""
+
+    needs_policy = False
+    needs_ground_truth = True
+
+    def proposals(self, context):
+        return [Proposal('ground_truth', make=lambda: context.gt)]
+
+
+@SOURCES.register_module()
+class GroundTruthCorruption(Source):
+    """The ground truth with the errors that segmentations make. Synthetic."""
+
+    needs_policy = False
+    needs_ground_truth = True
+
+    def __init__(self, drop: Sequence[float] = (0.15, 0.35), gaps: Sequence[int] = (10, 30),
+                 false: Sequence[int] = (5, 15), pixels: Sequence[int] = (1, 2)) -> None:
+        self.drop, self.gaps, self.false, self.pixels = drop, gaps, false, pixels
+
+    def proposals(self, context):
+        found = []
+        for change, amounts in ((corruption.drop_branches, self.drop), (corruption.break_centrelines, self.gaps),
+                                (corruption.false_branches, self.false)):
+            for amount in amounts:
+                label = f'corruption:{change.__name__}:{amount:g}'
+                found.append(Proposal(label, make=partial(self._random, change, amount, context, label)))
+        for change in (corruption.thicken, corruption.thin):
+            found += [Proposal(f'corruption:{change.__name__}:{pixels}', make=partial(change, context.gt, pixels))
+                      for pixels in self.pixels]
+        return found
+
+    @staticmethod
+    def _random(change, amount, context: Context, label: str) -> np.ndarray:
+        return change(context.gt, amount, context.rng(label))
+
+
+# The policy's own, each a different way of being uncertain. Other questions, other checkpoints and synthetic masks
+# must be asked for.
+DEFAULT_SOURCES = ('Scales=2', 'Thresholds', 'Views', 'Hypotheses', 'SegNoise', 'FeatureDropout')

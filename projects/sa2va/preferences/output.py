@@ -1,0 +1,207 @@
+"""The data root that a run writes: who owns it, what is finished, and files that appear whole."""
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+
+from ..datasets.mask_io import write_mask
+from ..errors import InputError
+
+REPORT = 'generation_report.json'
+FOLDERS = ('images', 'masks', 'gt')
+ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json')
+_JOURNAL = 'generation_journal.{rank}.jsonl'
+logger = logging.getLogger(__name__)
+
+
+def digest(paths: Sequence[Path | None]) -> str:
+    """Of the contents of files; notices an image or mask that was corrected between two runs."""
+    total = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        if path is not None:
+            with open(path, 'rb') as file:
+                total.update(hashlib.file_digest(file, 'blake2b').digest())
+        total.update(b'|')
+    return total.hexdigest()
+
+
+class DataRoot:
+    """An output folder.
+
+    Args:
+        root: made if need be.
+        fingerprint: of the run (see ``GenerateConfig.fingerprint``).
+    """
+
+    def __init__(self, root: str | os.PathLike, fingerprint: str) -> None:
+        self.root, self.fingerprint = Path(root), fingerprint
+
+    def refuse_sources(self, folders: Sequence[str | os.PathLike | None]) -> None:
+        """Raises InputError where writing would mix with, or delete, a folder that is read from."""
+        for folder in filter(None, folders):
+            for name in FOLDERS:
+                written = (self.root / name).resolve()
+                read = Path(folder).resolve()
+                if read == written or read.is_relative_to(written):
+                    raise InputError(f'--output_dir {self.root}: would write into {folder}, which it reads from: '
+                                     'choose another --output_dir')
+
+    def report(self) -> dict | None:
+        """The report of a finished run, whoever made it; an unreadable one is nobody's (empty)."""
+        path = self.root / REPORT
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def finished(self, inputs: str) -> dict | None:
+        """The report, if this very run has finished here on the same files (``inputs`` is their digest)."""
+        report = self.report()
+        return report if report and self._made_here(report, inputs) and (self.root / ANNOTATIONS[0]).is_file() else None
+
+    def claim(self, inputs: str, overwrite: bool) -> None:
+        """Make the folder this run's.
+
+        Raises:
+            InputError: another run's pairs, or files of unknown origin, are there.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f'--output_dir {self.root}: is a file: choose another folder')
+        report, journals = self.report(), self._journals()
+        owners = [lines[0].get('fingerprint') for lines in map(_lines, journals) if lines]
+        if report is not None:
+            if not overwrite and not self._made_here(report, inputs):
+                raise InputError(f'--output_dir {self.root}: holds pairs made with other settings, model or images: '
+                                 'choose another folder, or add --overwrite to replace them')
+            self.clear()
+        elif any(owner != self.fingerprint for owner in owners):
+            if not overwrite:
+                raise InputError(f'--output_dir {self.root}: holds an unfinished run with other settings or model: '
+                                 'repeat its command, choose another folder, or add --overwrite to start anew')
+            self.clear()
+        elif not journals:
+            # With a journal, even one killed before its first line was whole, everything here is our own.
+            taken = [name for name in (*FOLDERS, *ANNOTATIONS) if (self.root / name).exists()]
+            if taken:
+                raise InputError(f'--output_dir {self.root}: holds {", ".join(taken)} that this command did not make: '
+                                 'choose another folder')
+        self.root.mkdir(parents=True, exist_ok=True)
+        for name in FOLDERS:
+            for left in (self.root / name).glob('*.tmp'):
+                left.unlink()
+
+    def clear(self) -> None:
+        """Remove everything that a run writes."""
+        for name in FOLDERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for path in (*(self.root / name for name in (*ANNOTATIONS, REPORT)), *self._journals()):
+            path.unlink(missing_ok=True)
+
+    def _made_here(self, report: dict, inputs: str) -> bool:
+        return report.get('fingerprint') == self.fingerprint and report.get('inputs') == inputs
+
+    def drop_changed(self, digests: dict[str, str]) -> None:
+        """Remove the masks of images whose files changed since they were mined."""
+        for journal in self._journals():
+            for entry in _lines(journal)[1:]:
+                if digests.get(entry['image']) != entry['inputs']:
+                    for record in entry['records']:
+                        for side in ('chosen_mask', 'rejected_mask'):
+                            (self.root / record[side]).unlink(missing_ok=True)
+
+    def entries(self, digests: dict[str, str]) -> dict[str, dict]:
+        """Finished images of an interrupted run by name; those whose files changed since are left out."""
+        found = {}
+        for journal in self._journals():
+            lines = _lines(journal)
+            if lines and lines[0].get('fingerprint') == self.fingerprint:
+                for entry in lines[1:]:
+                    if digests.get(entry['image']) == entry['inputs'] and all(
+                            (self.root / record[side]).is_file() for record in entry['records']
+                            for side in ('chosen_mask', 'rejected_mask')):
+                        found[entry['image']] = entry
+        return found
+
+    def open_journal(self, rank: int) -> 'Journal':
+        return Journal(self.root / _JOURNAL.format(rank=rank), self.fingerprint)
+
+    def close(self) -> None:
+        """The run is finished: journals are not needed any more."""
+        for journal in self._journals():
+            journal.unlink()
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.root.glob(_JOURNAL.format(rank='*')))
+
+    def copy(self, source: Path, relative: str, link: bool) -> None:
+        """Copy an original image, or link it."""
+        target = self.root / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + '.tmp')
+        if link:
+            try:
+                target.unlink(missing_ok=True)
+                os.link(source.resolve(), target)
+                return
+            except OSError as error:
+                logger.warning('%s: cannot be linked (%s): copied', source, error.strerror)
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+
+    def write_masks(self, mask: np.ndarray, relatives: Sequence[str]) -> None:
+        """Write one mask under all its names: one file, the further names are hard links where the disk has them."""
+        first = self.root / relatives[0]
+        first.unlink(missing_ok=True)
+        write_mask(first, mask)
+        for relative in relatives[1:]:
+            path = self.root / relative
+            path.unlink(missing_ok=True)
+            try:
+                os.link(first, path)
+            except OSError:
+                write_mask(path, mask)
+
+
+class Journal:
+    """Lines that are on disk when ``append`` returns. A line cut short by a kill is removed at the next start."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        lines = _lines(path) if path.is_file() else []
+        if not lines or lines[0].get('fingerprint') != fingerprint:
+            lines = [dict(fingerprint=fingerprint)]
+        temporary = path.with_name(path.name + '.tmp')
+        with open(temporary, 'w', encoding='utf-8') as file:
+            for line in lines:
+                file.write(json.dumps(line) + '\n')
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        self._file = open(path, 'a', encoding='utf-8')
+
+    def append(self, entry: dict) -> None:
+        self._file.write(json.dumps(entry) + '\n')
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lines(path: Path) -> list[dict]:
+    lines = []
+    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break  # the line that a kill cut short, and nothing after it
+    return lines

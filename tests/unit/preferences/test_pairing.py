@@ -1,0 +1,72 @@
+"""Strategies on four candidates whose scores are written down."""
+import numpy as np
+import pytest
+
+from projects.sa2va.preferences.pairing import Adjacent, AllPairs, BestVsEach, BestVsWorst, HardNegatives, Scored, select_pairs
+
+
+def span(start, stop):
+    x = np.arange(20)[None]
+    return (x >= start) & (x < stop)
+
+
+GT = span(0, 10)
+SCORES = [0.5, 0.9, 0.6, 0.55]
+SCORED = Scored(SCORES, [span(0, 5), span(0, 9), span(0, 16), span(0, 18)], GT)
+
+
+@pytest.mark.parametrize('strategy, expected', [
+    (AllPairs(), [(1, 0), (1, 3), (1, 2), (2, 0), (2, 3), (3, 0)]),
+    (BestVsWorst(), [(1, 0)]),
+    (BestVsEach(), [(1, 0), (1, 3), (1, 2)]),
+    (Adjacent(), [(1, 2), (2, 3), (3, 0)])])
+def test_strategies(strategy, expected):
+    assert select_pairs(strategy, SCORED, 0) == (expected, 0)
+
+
+@pytest.mark.parametrize('strategy', [AllPairs(), BestVsWorst(), BestVsEach(), Adjacent(), HardNegatives()])
+def test_one_candidate_or_none_makes_no_pair(strategy):
+    for count in (0, 1):
+        assert select_pairs(strategy, Scored(SCORES[:count], SCORED.masks[:count], GT), 0) == ([], 0)
+
+
+def test_a_gap_of_exactly_the_minimum_is_kept():
+    """0.85 - 0.80 is 0.04999999999999993 in floating point."""
+    scored = Scored([0.85, 0.80], SCORED.masks[:2], GT)
+    assert select_pairs(AllPairs(), scored, 0.05) == ([(0, 1)], 0)
+    assert select_pairs(AllPairs(), scored, 0.06) == ([], 1)
+
+
+def test_ties_make_no_pair_even_without_a_gap():
+    assert select_pairs(AllPairs(), Scored([0.7, 0.7, 0.7], SCORED.masks[:3], GT), 0) == ([], 3)
+
+
+def test_limit_keeps_the_strategys_first():
+    assert select_pairs(AllPairs(), SCORED, 0, limit=2)[0] == [(1, 0), (1, 3)]
+
+
+def test_candidates_without_a_score_are_left_out():
+    scored = Scored([0.5, float('nan'), 0.6, 0.55], SCORED.masks, GT)
+    assert 1 not in {i for pair in select_pairs(AllPairs(), scored, 0)[0] for i in pair}
+
+
+def test_balance_alternates_over_and_under_segmentation():
+    """Rejected 0 misses pixels, 2 and 3 have too many: one of each kind is kept for every one of the other."""
+    pairs, _ = select_pairs(BestVsEach(), SCORED, 0, balance=True)
+    assert pairs == [(1, 3), (1, 0)]
+
+
+def test_balance_changes_nothing_where_one_kind_is_missing():
+    scored = Scored([0.9, 0.6, 0.5], [GT, span(0, 14), span(0, 18)], GT)
+    assert select_pairs(AllPairs(), scored, 0, balance=True) == select_pairs(AllPairs(), scored, 0)
+
+
+def test_hard_negatives_cut_vessels_with_few_pixels():
+    gt = np.zeros((40, 60), bool)
+    gt[18:23, 2:58] = True
+    gap, thick = gt.copy(), np.zeros_like(gt)
+    gap[18:23, 12:26] = False     # 70 pixels, a quarter of the centreline
+    thick[14:27, 2:58] = True     # 448 pixels, the centreline stays
+    scored = Scored([1.0, 0.75, 0.4], [gt, gap, thick], gt)
+    assert select_pairs(HardNegatives(), scored, 0.1)[0][0] == (0, 1)
+    assert select_pairs(AllPairs(), scored, 0.1)[0][0] == (0, 2)
