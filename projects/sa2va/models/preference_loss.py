@@ -311,13 +311,14 @@ def _ratio(total: Tensor, size: Tensor) -> Tensor:
 
 
 def segmentation_anchor(logits: Tensor, target: Tensor, *, bce_weight: float = 1.0, dice_weight: float = 1.0,
-                        cldice_weight: float = 0.0, cldice_iterations: int = 10) -> Tensor:
+                        cldice_weight: float = 0.0, cldice_iterations: int = 10,
+                        image_index: Tensor | None = None) -> Tensor:
     """Supervised loss per sample: ``bce_weight * BCE + dice_weight * (1 - Dice) + cldice_weight * (1 - clDice)``.
 
     BCE is the mean over pixels; Dice is :func:`soft_dice`; clDice is :func:`soft_cldice`.
 
     Args:
-        logits: [N, H, W].
+        logits: [N, H, W], or [B, H, W] with ``image_index`` [N].
         target: [N, H, W] in [0, 1]; soft targets are area averages.
         cldice_iterations: see :func:`soft_cldice`.
 
@@ -333,7 +334,8 @@ def segmentation_anchor(logits: Tensor, target: Tensor, *, bce_weight: float = 1
             raise ValueError(f'{name} {weight!r} must be a number of at least 0')
     if not any(weights.values()):
         raise ValueError('bce_weight, dice_weight and cldice_weight are all 0: the supervised term would be nothing')
-    z = _real(logits)
+    per_image = _real(logits)
+    z = _per_pair(per_image, image_index)
     y = _mask(target, z, 'target')
     loss = z.new_zeros(z.shape[0])
     if bce_weight:
@@ -341,18 +343,20 @@ def segmentation_anchor(logits: Tensor, target: Tensor, *, bce_weight: float = 1
     if dice_weight:
         loss = loss + dice_weight * (1 - soft_dice(z, y))
     if cldice_weight:
-        loss = loss + cldice_weight * (1 - soft_cldice(z, y, cldice_iterations))
+        loss = loss + cldice_weight * (1 - soft_cldice(per_image, y, cldice_iterations, image_index=image_index))
     return loss
 
 
-def soft_cldice(logits: Tensor, target: Tensor, iterations: int = 10, eps: float = 1.0) -> Tensor:
+def soft_cldice(logits: Tensor, target: Tensor, iterations: int = 10, eps: float = 1.0,
+                image_index: Tensor | None = None) -> Tensor:
     """Differentiable centreline Dice (Shit et al., arXiv 2003.07311, algorithms 1 and 2).
 
     Topology precision: share of the predicted skeleton inside the target; topology sensitivity: share of the
     target's skeleton inside the prediction; clDice is their harmonic mean.
 
     Args:
-        logits: [N, H, W].
+        logits: [N, H, W], or [B, H, W] with ``image_index`` [N]: the skeleton of a prediction, by far the dearest
+            part, is then computed once an image.
         target: [N, H, W] in [0, 1].
         iterations: of the soft skeleton; at least the largest vessel radius in pixels.
         eps: pixels, so that two empty masks score 1.
@@ -360,10 +364,11 @@ def soft_cldice(logits: Tensor, target: Tensor, iterations: int = 10, eps: float
     Returns:
         [N] in (0, 1].
     """
-    z = _real(logits)
-    y = _mask(target, z, 'target')
-    p = z.sigmoid()
-    predicted, true = soft_skeleton(p, iterations), soft_skeleton(y, iterations)
+    probability = _real(logits).sigmoid()
+    predicted = _per_pair(soft_skeleton(probability, iterations), image_index)
+    p = _per_pair(probability, image_index)
+    y = _mask(target, p, 'target')
+    true = soft_skeleton(y, iterations)
     precision = ((predicted * y).sum((-2, -1)) + eps) / (predicted.sum((-2, -1)) + eps)
     sensitivity = ((true * p).sum((-2, -1)) + eps) / (true.sum((-2, -1)) + eps)
     return 2 * precision * sensitivity / (precision + sensitivity)
@@ -539,9 +544,9 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
                 chosen_rewards=preference.chosen_rewards.mean(), rejected_rewards=preference.rejected_rewards.mean())
 
     if config.sft_weight:
-        anchor = segmentation_anchor(_per_pair(_real(logits), image_index), chosen, bce_weight=config.sft_bce,
-                                     dice_weight=config.sft_dice, cldice_weight=config.sft_cldice,
-                                     cldice_iterations=config.cldice_iterations).mean()
+        anchor = segmentation_anchor(logits, chosen, bce_weight=config.sft_bce, dice_weight=config.sft_dice,
+                                     cldice_weight=config.sft_cldice, cldice_iterations=config.cldice_iterations,
+                                     image_index=image_index).mean()
         result['sft_loss'] = config.sft_weight * anchor
         logs['sft_nll'] = anchor.detach()
     if config.kl_weight:

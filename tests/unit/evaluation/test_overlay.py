@@ -31,6 +31,12 @@ def test_regions_are_told_apart_on_any_image(colour):
         assert distance(seen[one], seen[other]) > 80, (one, other)
 
 
+def test_the_background_is_dark_grey_even_where_the_image_is_white():
+    picture = overlay(np.full((SIZE, SIZE, 3), 255, np.uint8), PRED, TARGET)
+    background = picture[PLACES['tn']]
+    assert len(set(background.tolist())) == 1 and 60 < background[0] < 160
+
+
 def test_a_legend_strip_with_all_three_colours_lies_below():
     picture = overlay(np.full((SIZE, SIZE, 3), 90, np.uint8), np.zeros_like(PRED), np.zeros_like(PRED))
     assert picture.dtype == np.uint8 and picture.shape[1:] == (SIZE, 3)

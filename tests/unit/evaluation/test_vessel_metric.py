@@ -82,6 +82,7 @@ def test_report_and_overlays(tmp_path):
     assert written['metrics']['dice']['mean'] == pytest.approx(0.8)
     assert (tmp_path / 'out' / 'per_image.csv').read_text().count('\n') == len(ids) + 1
     pictures = os.listdir(tmp_path / 'out' / 'overlays')
+    assert not any(name.startswith('.') for name in pictures), 'a picture that ls does not show'
     assert len(pictures) == len(ids) and {'a.png', 'sub_b.png', 'Ünï (1)^.png'} <= set(pictures)
     assert sorted(os.listdir(tmp_path)) == ['out', 'picture.png'], 'an image id led out of the directory'
     assert Image.open(tmp_path / 'out' / 'overlays' / 'a.png').width == 336

@@ -144,6 +144,15 @@ def test_clip_by_hand():
     assert out.chosen_rewards.item() == pytest.approx(0.1 * chosen)
 
 
+def test_clip_bounds_the_change_in_both_directions():
+    """The chosen pixel went 5 the wrong way: it counts as -2, and is pushed no more than one that went too far."""
+    z = image([-4., 1.]).requires_grad_()
+    margin = pl.log_ratio_margin(z, WIN, LOSE, reference_logits=image([1., 1.]), reduction='sum', clip=2.)
+    assert margin.item() == pytest.approx(-2)
+    margin.sum().backward()
+    assert z.grad.tolist() == [[[0., -1.]]]
+
+
 def test_pair_weights_and_accuracy():
     """Two pairs, the second with the masks swapped: accuracy 1/2; weights (1, 0) leave half the first loss."""
     z, win, lose = Z.repeat(2, 1, 1), torch.cat([WIN, LOSE]), torch.cat([LOSE, WIN])
@@ -256,6 +265,22 @@ def test_soft_skeleton_of_a_thick_bar_is_its_centreline():
     expected = torch.zeros(1, 9, 12)
     expected[:, 4] = 1
     torch.testing.assert_close(pl.soft_skeleton(mask, 4), expected)
+
+
+def test_soft_skeleton_of_soft_values_by_hand():
+    """One row (1/2, 1, 1/2) in the middle of zeros: round 0 removes the row as it is (the opening is 0), the eroded
+    image is 0 and adds nothing. Two stacked rounds combine as a + b - ab: a wide soft bar never exceeds 1.
+    """
+    row = torch.zeros(1, 5, 3)
+    row[0, 2] = torch.tensor([.5, 1., .5])
+    torch.testing.assert_close(pl.soft_skeleton(row, 3), row)
+    # Columns 0.6, 0.8, 0.6 across 3 rows: round 0 removes 0 at the sides and 0.8 - 0.6 = 0.2 in the middle; the
+    # erosion leaves 0.6 in the middle only, all of which round 1 removes: 0.2 + 0.6 - 0.12 = 0.68.
+    bar = torch.zeros(1, 5, 9)
+    bar[0, 1:4] = torch.tensor([.6, .8, .6])[:, None]
+    expected = torch.zeros(1, 5, 9)
+    expected[0, 2] = .68
+    torch.testing.assert_close(pl.soft_skeleton(bar, 3), expected)
 
 
 def test_soft_cldice_sees_a_gap_that_dice_does_not():
@@ -589,6 +614,7 @@ def test_anchor_only_twin_has_the_anchors_gradient_alone():
     (out['dpo_loss'] + out['sft_loss']).backward()
     pl.segmentation_anchor(anchor, win).mean().backward()
     assert torch.equal(twin.grad, anchor.grad)
+    assert not out['dpo_loss'].requires_grad, 'the twin pays for a gradient that it does not use'
     assert out['dpo_loss'] == 0 and out['preference_nll'] > 0 and 0 <= out['accuracy'] <= 1
 
 
@@ -611,6 +637,18 @@ def test_combined_with_image_index_equals_repeated_logits():
     two = combined_loss(config, logits[:2][index], reference[:2][index], win, lose)
     for key in set(one) - {'saturation'}:  # counted once an image
         torch.testing.assert_close(one[key], two[key])
+
+
+def test_anchor_gradient_with_image_index_equals_repeated_logits():
+    logits, _, target, _ = random_case(23, size=8)
+    index = torch.tensor([1, 0, 1])
+    shared, repeated = logits[:2].clone().requires_grad_(), logits[:2].clone().requires_grad_()
+    one = pl.segmentation_anchor(shared, target, cldice_weight=1., cldice_iterations=3, image_index=index)
+    two = pl.segmentation_anchor(repeated[index], target, cldice_weight=1., cldice_iterations=3)
+    one.sum().backward()
+    two.sum().backward()
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(shared.grad, repeated.grad)
 
 
 def test_combined_refuses_what_does_not_fit_the_config():
