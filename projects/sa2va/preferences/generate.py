@@ -62,6 +62,9 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
             root.close()
             print(f'{root.root}: finished before, nothing to do\n{format_report(report)}')
         return report
+    policies = Policies(config.model_path, config.device, policy, preprocessor)
+    if predictions is None:
+        policies.get()  # a checkpoint that cannot be read must fail before the folder is claimed
     if ranks.rank() == 0:
         root.claim(inputs, overwrite)
         root.drop_changed(digests)
@@ -70,7 +73,6 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     # Nobody appends to a journal before everybody has read them all.
     ranks.barrier()
     todo = [item for item in items if item.image.name not in done][ranks.rank()::ranks.world_size()]
-    policies = Policies(config.model_path, config.device, policy, preprocessor)
     done.update(_mine_all(Miner(config, predictions, policies), todo, root, config.link, done))
     ranks.barrier()
     if ranks.rank() == 0:

@@ -78,7 +78,7 @@ class DataRoot:
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f'--output_dir {self.root}: is a file: choose another folder')
         report, journals = self.report(), self._journals()
-        owners = [lines[0].get('fingerprint') for lines in map(_lines, journals) if lines]
+        owners = [lines[0].get('fingerprint') for lines in map(_lines, journals) if len(lines) > 1]
         if report is not None:
             if not overwrite and not self._made_here(report, inputs):
                 raise InputError(f'--output_dir {self.root}: holds pairs made with other settings, model or images: '

@@ -165,6 +165,34 @@ def test_other_settings_need_overwrite(run, folders):
     assert not contents(folders.out).items() <= before.items()
 
 
+def test_an_unfinished_run_is_not_thrown_away_unasked(run, folders, monkeypatch):
+    mine, done = Miner.mine, []
+
+    def failing(self, item, pixels):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(item.image.name)
+        return mine(self, item, pixels)
+
+    monkeypatch.setattr(Miner, 'mine', failing)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    with pytest.raises(InputError, match='unfinished run'):
+        run(seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        done.clear()
+        run(seed=3, overwrite=True)
+
+
+def test_a_run_that_failed_at_its_first_image_binds_nobody(run, monkeypatch):
+    mine = Miner.mine
+    monkeypatch.setattr(Miner, 'mine', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.setattr(Miner, 'mine', mine)
+    assert run(seed=3)['images'] == 8
+
+
 def test_foreign_files_are_never_touched(run, folders, tmp_path):
     (tmp_path / 'out' / 'masks').mkdir(parents=True)
     (tmp_path / 'out' / 'masks' / 'mine.png').write_bytes(b'x')
