@@ -1,0 +1,12 @@
+"""Ground-truth masks of a COCO file: python scripts/coco_to_masks.py --coco FILE --output_dir DIR (see --help)."""
+import sys
+from pathlib import Path
+
+# The checkout beside this script wins over any installed copy.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from projects.sa2va.datasets.coco import main  # noqa: E402
+from projects.sa2va.errors import cli_main  # noqa: E402
+
+if __name__ == '__main__':
+    cli_main(main)()
