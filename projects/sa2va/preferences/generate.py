@@ -180,9 +180,13 @@ def _commit(item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journ
     tasks.append(writers.submit(root.copy, item.image, f'images/{item.image.name}', link))
     if mined.gt is not None:
         tasks.append(writers.submit(write_mask, root.root / 'gt' / f'{item.image.stem}.png', mined.gt))
-    for task in tasks:
-        task.result()
-    journal.append(mined.entry)
+    try:
+        for task in tasks:
+            task.result()
+        journal.append(mined.entry)
+    except OSError as error:
+        raise InputError(f'--output_dir {root.root}: cannot be written ({error}): make room or choose another folder, '
+                         'then repeat the command') from None
 
 
 def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], val_names: set[str],

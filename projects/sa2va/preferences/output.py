@@ -26,8 +26,11 @@ def digest(paths: Sequence[Path | None]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for path in paths:
         if path is not None:
-            with open(path, 'rb') as file:
-                total.update(hashlib.file_digest(file, 'blake2b').digest())
+            try:
+                with open(path, 'rb') as file:
+                    total.update(hashlib.file_digest(file, 'blake2b').digest())
+            except OSError as error:
+                raise InputError(f'{path}: cannot be read ({error.strerror}): check the path and its permissions') from None
         total.update(b'|')
     return total.hexdigest()
 
@@ -95,7 +98,10 @@ class DataRoot:
             if taken:
                 raise InputError(f'--output_dir {self.root}: holds {", ".join(taken)} that this command did not make: '
                                  'choose another folder')
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f'--output_dir {self.root}: cannot be made ({error}): choose another folder') from None
         for name in FOLDERS:
             for left in (self.root / name).glob('*.tmp'):
                 left.unlink()

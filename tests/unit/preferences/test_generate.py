@@ -373,6 +373,7 @@ MALFORMED = {
     'output is a file': (lambda f: _write(f.out), {}, 'is a file'),
     'output holds a foreign annotation file': (lambda f: _write(Path(f.out, 'dpo_annotations.json'), b'[]'), {}, 'did not make'),
     'output holds a broken report': (lambda f: _write(Path(f.out, 'generation_report.json'), b'{'), {}, '--overwrite'),
+    'output under a file': (lambda f: _write(Path(f.out)), dict(output_dir='below'), 'cannot be made'),
     'no predictions folder': (lambda f: shutil.rmtree(f.pred), dict(mode='from_predictions'), 'no such folder'),
     'one method only': (lambda f: shutil.rmtree(Path(f.pred, 'bad')), dict(mode='from_predictions'), '1 method folders'),
     'predictions without sub-folders': (lambda f: [shutil.rmtree(p) for p in Path(f.pred).iterdir()],
@@ -389,6 +390,8 @@ MALFORMED = {
 @pytest.mark.parametrize('name', MALFORMED)
 def test_malformed(run, disk, folders, name):
     damage, changes, message = MALFORMED[name]
+    if 'output_dir' in changes:
+        changes = dict(changes, output_dir=str(Path(folders.out) / changes['output_dir']))
     damage(folders)
     before = contents(folders.root)
     with pytest.raises(InputError) as error:
@@ -409,6 +412,21 @@ def test_truncated_files_end_the_run_with_their_name(disk, folders, broken):
     assert not (Path(folders.out) / 'dpo_annotations.json').exists()
     path.write_bytes(whole)
     assert disk()['train_pairs'] == 8
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, folders, monkeypatch, tmp_path):
+    def full(path, mask):
+        raise OSError(28, 'No space left on device')
+
+    whole = generate.write_mask
+    monkeypatch.setattr(generate, 'write_mask', full)
+    with pytest.raises(InputError, match='No space left'):
+        run()
+    assert not (Path(folders.out) / 'dpo_annotations.json').exists()
+    monkeypatch.setattr(generate, 'write_mask', whole)
+    run()
+    run(output_dir=str(tmp_path / 'fresh'))
+    assert contents(folders.out) == contents(tmp_path / 'fresh')
 
 
 def test_image_folder_reported_in_from_predictions(folders):
