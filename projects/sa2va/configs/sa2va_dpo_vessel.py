@@ -28,7 +28,9 @@ model = dict(
         projector='full',
         mask_decoder='full'),
     # dict(type='guide') is the guide's objective as written; docs/method.md says what it does to masks.
-    preference=dict(beta=beta, label_smoothing=label_smoothing, reduction='mean', sft_weight=1.0),
+    preference=dict(
+        beta=beta, label_smoothing=label_smoothing, reduction='mean', weight=1.0,
+        sft_weight=1.0, sft_bce=2.0, sft_dice=0.5),  # the anchor: without it preference learning collapses masks
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.
     reference='initial',
     score_size=512)  # side of the square on which masks are scored, pixels; 1024 costs memory, see docs/method.md

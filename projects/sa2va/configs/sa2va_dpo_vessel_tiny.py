@@ -3,7 +3,7 @@ _base_ = ['./sa2va_dpo_vessel.py']
 
 checkpoint = 'projects/sa2va/assets/tiny_sa2va'
 data_root = 'work_dirs/dpo_vessel_training/pairs'
-max_iters = 120
+max_iters = 60
 
 model = dict(
     checkpoint=checkpoint,
@@ -11,19 +11,23 @@ model = dict(
     trainable=dict(
         _delete_=True,
         llm=dict(mode='lora', r=8, alpha=16),
-        sam2_encoder=dict(mode='lora', r=32, alpha=64),
+        sam2_encoder='full',
         sam2_neck='full',
         projector='full',
-        mask_decoder='full'))
+        mask_decoder='full'),
+    # The two regions of a disagreement averaged separately: no drift to thick or thin masks. Its beta is in units of one
+    # pixel's logit, hence not the guide's 0.1, which belongs to a mean over all pixels.
+    preference=dict(beta=1.0, reduction='balanced', weight=0.2),
+    score_size=256)
 
 train_dataloader = dict(
     batch_size=4, num_workers=0, collate_fn=dict(preprocessor=checkpoint),
-    dataset=dict(data_root=data_root, preprocessor=checkpoint))
+    dataset=dict(data_root=data_root, preprocessor=checkpoint, score_size=256))
 val_dataloader = dict(
     batch_size=2, num_workers=0, collate_fn=dict(preprocessor=checkpoint),
     dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(optimizer=dict(lr=3e-4))
-train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=30)
-default_hooks = dict(checkpoint=dict(interval=60))
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=12)
+default_hooks = dict(checkpoint=dict(interval=30))

@@ -65,7 +65,9 @@ class StartValidationHook(Hook):
             runner.val_loop.run()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        entry = dict(iter=runner.iter, **{key: float(value) for key, value in (metrics or {}).items()})
+        # The loop's own timings ride along in the metrics; they are no property of the model.
+        entry = dict(iter=runner.iter, **{key: float(value) for key, value in (metrics or {}).items()
+                                          if key not in ('time', 'data_time')})
         self.history = [old for old in self.history if old['iter'] != runner.iter] + [entry]
         if is_main_process():
             temporary = self.path.with_suffix('.tmp')

@@ -19,6 +19,7 @@ TINY_CHECKPOINT = 'projects/sa2va/assets/tiny_sa2va'
 GUIDE_MODEL = 'models/sa2va_vessel_hf'
 GUIDE_IMAGES = 'data/merged_vessel_data/images'
 GUIDE_GT = 'data/merged_vessel_data/masks'
+DEMO_IMAGES = 48  # half for the test, a quarter of the other half for validation
 NOT_BETTER = 3  # exit code: trained, but validation Dice did not rise
 SUMMARY_METRICS = ('dice', 'iou', 'precision', 'recall', 'cldice', 'n_images')
 
@@ -41,6 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--test_fraction', type=float, default=0.5, help='share of the patients kept for the test')
     parser.add_argument('--val_fraction', type=float, default=0.25, help='share of the remaining patients for validation')
     parser.add_argument('--group_regex', help='first group of this expression on the file stem is the patient')
+    parser.add_argument('--no-gt-candidate', action='store_true',
+                        help="pairs from the model's own predictions only; the ground truth still ranks them")
     parser.add_argument('--overwrite', action='store_true', help='remove what an earlier run left in --work-dir')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to tools/train.py')
     return parser.parse_args(argv)
@@ -128,8 +131,6 @@ def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tu
     return train, test, str(gt)
 
 
-# 16 to train, a quarter of them for validation of every step's choice, the rest never seen before the test.
-DEMO_IMAGES = 64
 
 
 def train(inputs: Inputs, work_dir: Path, pairs: Path, args: argparse.Namespace) -> None:
@@ -230,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         mode='generate', images_dir=str(train_images[0].parent), gt_dir=gt, output_dir=str(pairs),
         model_path=inputs.model, num_samples=args.num_samples, min_iou_gap=args.min_iou_gap,
         max_pairs_per_image=args.max_pairs_per_image, val_fraction=args.val_fraction, seed=args.seed,
-        group_regex=args.group_regex, **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
+        group_regex=args.group_regex, include_gt=not args.no_gt_candidate, **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
 
     train(inputs, work_dir, pairs, args)
 

@@ -1,0 +1,106 @@
+"""tools/train.py on the real runner: what a run leaves behind, exact resume, every strategy."""
+import json
+
+import pytest
+import torch
+
+from projects.sa2va.engine.checkpoint_io import read_trained_tensors
+from projects.sa2va.engine.train import main as train_main
+
+pytestmark = pytest.mark.integration
+
+GUIDE_METRICS = ('dpo_loss', 'accuracy', 'margin', 'chosen_rewards', 'rejected_rewards')
+
+
+@pytest.fixture(scope='module')
+def finished_run(run_config, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('run')
+    assert train_main([str(run_config), '--work-dir', str(work_dir)]) == 0
+    return work_dir
+
+
+def largest_difference(first, second) -> float:
+    a, b = read_trained_tensors(first), read_trained_tensors(second)
+    assert a.keys() == b.keys() and a
+    return max((a[name].float() - b[name].float()).abs().max().item() for name in a)
+
+
+def test_run_leaves_what_the_guide_lists(finished_run):
+    for name in ('iter_2.pth', 'iter_4.pth', 'config.py', 'val_history.json'):
+        assert (finished_run / name).is_file(), name
+    assert list(finished_run.glob('best_dice_iter_*.pth'))
+    assert list(finished_run.glob('*/*.log')) and list(finished_run.glob('*/vis_data'))
+
+
+def test_the_start_is_validated_before_the_first_step(finished_run):
+    history = json.loads((finished_run / 'val_history.json').read_text())
+    assert [entry['iter'] for entry in history] == [0, 2, 4]
+    assert all({'dice', 'iou', 'cldice'} <= set(entry) for entry in history)
+
+
+def test_the_five_metrics_of_the_guide_are_in_tensorboard(finished_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [vis_data] = finished_run.glob('*/vis_data')
+    events = EventAccumulator(str(vis_data)).Reload()
+    scalars = events.Tags()['scalars']
+    for name in (*GUIDE_METRICS, 'dice', 'iou'):
+        assert name in scalars, f'{name} not in {scalars}'
+    assert [event.step for event in events.Scalars('dice')] == [0, 2, 4]
+    assert events.Scalars('dpo_loss')[0].value == pytest.approx(0.693147, abs=1e-4), 'policy == reference at step 1'
+
+
+def test_training_moves_the_policy(finished_run):
+    assert largest_difference(finished_run / 'iter_2.pth', finished_run / 'iter_4.pth') > 1e-5
+
+
+def test_resume_is_exact(run_config, finished_run, tmp_path):
+    argv = [str(run_config), '--work-dir', str(tmp_path)]
+    # Interrupted after the checkpoint of step 2, which a new best mask score makes mmengine write twice.
+    train_main([*argv, '--cfg-options', 'train_cfg.max_iters=2'])
+    train_main([*argv, '--resume'])
+    assert largest_difference(tmp_path / 'iter_4.pth', finished_run / 'iter_4.pth') == 0.0
+    history = json.loads((tmp_path / 'val_history.json').read_text())
+    assert history == json.loads((finished_run / 'val_history.json').read_text())
+
+
+def test_saved_config_starts_the_same_run(finished_run, tmp_path):
+    train_main([str(finished_run / 'config.py'), '--work-dir', str(tmp_path)])
+    assert largest_difference(tmp_path / 'iter_4.pth', finished_run / 'iter_4.pth') == 0.0
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_deepspeed_zero2_on_cpu(cli, run_config, tmp_path, processes):
+    launcher = ['--launcher', 'pytorch'] if processes > 1 else []
+    run = cli('tools/train.py', run_config, '--work-dir', tmp_path, *launcher, '--cfg-options',
+              'deepspeed_on_cpu=True', 'train_cfg.max_iters=2', processes=processes)
+    assert 'DeepSpeed ZeRO-2, bf16, on CPU over gloo' in run.stdout + run.stderr
+    assert (tmp_path / 'iter_2.pth').is_dir()
+    shards = list((tmp_path / 'iter_2.pth').glob('*optim_states.pt'))
+    assert len(shards) == processes
+    tensors = read_trained_tensors(tmp_path / 'iter_2.pth')
+    assert tensors and all(t.dtype == torch.float32 for t in tensors.values())
+
+
+def test_ddp_on_cpu(cli, run_config, tmp_path):
+    run = cli('tools/train.py', run_config, '--work-dir', tmp_path, '--launcher', 'pytorch', '--cfg-options',
+              'train_cfg.max_iters=2', processes=2)
+    assert 'DDPStrategy over gloo in float32 on CPU, 2 processes' in run.stdout + run.stderr
+    assert (tmp_path / 'iter_2.pth').is_file()
+
+
+@pytest.mark.parametrize('argv, words', [
+    (['no_such_config.py'], 'no such config file'),
+    (['{config}', '--cfg-options', 'train_cfg.max_iters'], 'must be KEY=VALUE'),
+    (['{config}', '--checkpoint', 'no/such/dir'], 'no/such/dir'),
+    (['{config}', '--data-root', 'no/such/data'], 'no/such/data'),
+    (['{config}', '--resume', 'no/such/iter_1.pth'], 'no/such/iter_1.pth'),
+    (['{config}', '--cfg-options', 'model.preference.loss_type=dpo'], 'loss_type'),
+])
+def test_bad_input_is_one_line(cli, run_config, tmp_path, argv, words):
+    argv = [str(run_config) if part == '{config}' else part for part in argv]
+    run = cli('tools/train.py', argv[0], '--work-dir', tmp_path / 'w', *argv[1:], code=None)
+    lines = [line for line in run.stderr.splitlines() if line.startswith('error: ')]
+    assert run.returncode == 2, run.stderr[-2000:]
+    assert len(lines) == 1 and words in lines[0]
+    assert 'Traceback' not in run.stderr
