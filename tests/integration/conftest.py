@@ -68,7 +68,7 @@ def run_config(tmp_path_factory, repo_root, micro_checkpoint, pair_root) -> Path
 _base_ = [{str(repo_root / 'projects/sa2va/configs/sa2va_dpo_vessel_tiny.py')!r}]
 checkpoint = {str(micro_checkpoint)!r}
 data_root = {str(pair_root)!r}
-model = dict(checkpoint=checkpoint, score_size=64, trainable=dict(llm=dict(r=4), sam2_encoder=dict(r=4)))
+model = dict(checkpoint=checkpoint, score_size=64, trainable=dict(llm=dict(r=4)))
 train_dataloader = dict(batch_size=2, collate_fn=dict(preprocessor=checkpoint),
                         dataset=dict(data_root=data_root, preprocessor=checkpoint, score_size=64))
 val_dataloader = dict(collate_fn=dict(preprocessor=checkpoint),

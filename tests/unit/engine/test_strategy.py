@@ -1,0 +1,70 @@
+"""One config on any machine."""
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from projects.sa2va.engine import strategy as module
+from projects.sa2va.engine.strategy import fit_to_machine
+from projects.sa2va.errors import InputError
+
+
+def deepspeed_config(**more) -> Config:
+    return Config(dict(
+        strategy=dict(type='DeepSpeedStrategy', zero_optimization=dict(stage=2), bf16=dict(enabled=True),
+                      gradient_clipping=0.5, gradient_accumulation_steps=4),
+        optim_wrapper=dict(type='DeepSpeedOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)), **more))
+
+
+@pytest.fixture()
+def gpus(monkeypatch):
+    def set_count(count):
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+    return set_count
+
+
+def test_with_a_gpu_deepspeed_runs_as_written(gpus):
+    gpus(1)
+    cfg = deepspeed_config()
+    before = cfg.pretty_text
+    assert fit_to_machine(cfg) == 'DeepSpeed ZeRO-2, bf16, on GPU'
+    assert cfg.pretty_text == before
+    # What a launcher would have set, or DeepSpeed wants MPI.
+    assert os.environ['RANK'] == '0' and os.environ['WORLD_SIZE'] == '1' and int(os.environ['MASTER_PORT']) > 0
+
+
+def test_without_a_gpu_clipping_and_accumulation_survive(gpus):
+    gpus(0)
+    cfg = deepspeed_config()
+    assert 'SingleDeviceStrategy in float32 on CPU' in fit_to_machine(cfg)
+    assert cfg.strategy.type == 'SingleDeviceStrategy'
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=0.5)
+    assert cfg.optim_wrapper.accumulative_counts == 4
+    assert cfg.optim_wrapper.optimizer.lr == 1e-3
+
+
+def test_amp_is_left_out_on_cpu(gpus):
+    gpus(0)
+    cfg = Config(dict(strategy=dict(type='SingleDeviceStrategy'),
+                      optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(type='AdamW', lr=1.0))))
+    fit_to_machine(cfg)
+    assert 'dtype' not in cfg.optim_wrapper and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper'
+
+
+def test_more_processes_than_gpus(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv('LOCAL_RANK', '2')
+    with pytest.raises(InputError, match='nproc_per_node.*has 2'):
+        fit_to_machine(deepspeed_config(launcher='pytorch'))
+
+
+def test_environment_of_a_launcher_is_kept(gpus, monkeypatch):
+    gpus(4)
+    monkeypatch.setenv('RANK', '3')
+    monkeypatch.setenv('MASTER_PORT', '1234')
+    module.prepare_process_group_env()
+    assert os.environ['RANK'] == '3' and os.environ['MASTER_PORT'] == '1234'
