@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--include_gt', action='store_true', help='the ground truth is a candidate, too')
     add('--sources', nargs='+', metavar='NAME[=WEIGHT]', help='candidate sources, see docs/pairs.md')
     add('--candidate_models', nargs='+', metavar='DIR', help='other checkpoints whose masks are candidates')
-    add('--judge', nargs='+', metavar='NAME[=WEIGHT]', help='what decides which mask is better (default IoU), see docs/pairs.md')
+    add('--judge', nargs='+', metavar='NAME[=WEIGHT]', help='what decides which mask is better (default IoU)')
     add('--pairing', help='which candidates meet (default AllPairs), see docs/pairs.md')
     add('--balance', action='store_true', help='as many over- as under-segmenting rejected masks per image')
     add('--max_candidate_iou', type=float, help='more similar candidates are duplicates (default 0.98)')

@@ -37,7 +37,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     Args:
         config: all settings.
         policy, preprocessor: a loaded ``Sa2VAModel`` in eval mode and its preprocessor; ``None`` loads
-            ``config.model_path``.
+            ``config.model_path``. If given, ``config.model_path`` must name where they came from: resuming goes by it.
         images: the original images to use; ``None`` uses the whole folder.
         overwrite: replace what an earlier run with other settings left in ``output_dir``.
 

@@ -99,7 +99,12 @@ def _warnings(report: dict, images: Sequence[dict], config: 'GenerateConfig') ->
     if report['train_pairs'] < FEW_PAIRS:
         warnings.append(f'{report["train_pairs"]} training pairs: 100 to 500 are a start, 1000 to 5000 are recommended')
     for source, rate in report['win_rates'].items():
-        if rate['wins'] + rate['losses'] >= 10 and rate['win_rate'] >= 0.95:
+        if rate['wins'] + rate['losses'] < 10:
+            continue
+        if rate['win_rate'] <= 0.05:
+            warnings.append(f'{source} loses {1 - rate["win_rate"]:.0%} of its pairs: avoiding it is easily learnt and '
+                            'says nothing about the better masks')
+        if rate['win_rate'] >= 0.95:
             warnings.append(f'{source} wins {rate["win_rate"]:.0%} of its pairs: the policy may learn its style, not quality')
     few = sum(len(image['candidates']) < config.num_samples for image in images)
     if config.mode == 'generate' and few:
