@@ -66,9 +66,9 @@ def fit_to_machine(cfg: Config) -> str:
         cfg.strategy = dict(type='SingleDeviceStrategy')
         return 'no GPU here: SingleDeviceStrategy in float32 on CPU'
     torch.distributed.init_process_group('gloo')
-    # Parts that a mask does not depend on (other hypotheses' heads) get no gradient.
+    # Parts that a mask does not depend on (other hypotheses' heads) get no gradient. mmengine would name a CUDA device.
     cfg.strategy = dict(type='DDPStrategy', model_wrapper=dict(
-        type='MMDistributedDataParallel', find_unused_parameters=True))
+        type='MMDistributedDataParallel', find_unused_parameters=True, device_ids=None))
     return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {os.environ["WORLD_SIZE"]} processes'
 
 
