@@ -28,7 +28,8 @@ class DPOVesselDataset(Dataset):
         preprocessor: checkpoint directory whose tokenizer and image sizes are used.
         score_size: side S of the square on which masks are scored; ``None`` is the SAM2 input size.
         pairs_per_image: pairs per visit; ``None`` takes all of an image's pairs (batch sizes then vary).
-        min_iou_gap: pairs with a smaller ``iou_gap`` are left out.
+        min_iou_gap: pairs with a smaller gap are left out; the gap is ``iou_gap``, or the difference of scores of the
+            judge that ranked the pair.
         flip_prob: probability of a horizontal and, independently, of a vertical flip of image and masks.
         brightness: largest relative change of gain and gamma of the image, 0 switches it off.
         seed: of pair sampling and augmentation.
@@ -44,7 +45,7 @@ class DPOVesselDataset(Dataset):
         path = self.data_root / ann_file
         groups: dict[tuple[str, str], list] = {}
         for record in read_pairs(path, self.data_root):
-            if record.iou_gap >= min_iou_gap:
+            if record.preference_gap >= min_iou_gap:
                 groups.setdefault((record.image, record.prompt), []).append(record)
         if not groups:
             raise InputError(f'{path}: no pair has iou_gap >= {min_iou_gap}: '
@@ -79,7 +80,7 @@ class DPOVesselDataset(Dataset):
             sample=self.pre(flip(image, horizontal, vertical), group[0].prompt),
             chosen=np.stack([masks[record.chosen_mask] for record in group]),
             rejected=np.stack([masks[record.rejected_mask] for record in group]),
-            gaps=np.array([record.iou_gap for record in group], np.float32),
+            gaps=np.array([record.preference_gap for record in group], np.float32),
             image_id=Path(group[0].image).stem)
 
 
