@@ -73,3 +73,59 @@ class StartValidationHook(Hook):
             temporary = self.path.with_suffix('.tmp')
             temporary.write_text(json.dumps(self.history, indent=1), encoding='utf-8')
             os.replace(temporary, self.path)
+
+
+@HOOKS.register_module()
+class PreferenceAlarmHook(Hook):
+    """Says so, loudly, when the policy learns the preferences and loses the masks.
+
+    Preference accuracy rises in runs that destroy the masks, so it must not be read without held-out Dice. At every
+    validation the mean training accuracy since the last one is compared with that of the first interval, and Dice with
+    that of the start: accuracy not lower and Dice lower by more than ``min_drop`` raises the alarm.
+
+    Args:
+        min_drop: fall of validation Dice below the start that counts; smaller falls are noise.
+        stop: end the training at the first alarm.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, min_drop: float = 0.02, stop: bool = False) -> None:
+        self.min_drop, self.stop = min_drop, stop
+        self.accuracies: list[float] = []
+        self.first_accuracy: float | None = None
+        self.start_dice: float | None = None
+        self.alarms: list[int] = []
+
+    def before_train(self, runner) -> None:
+        path = Path(runner.work_dir) / HISTORY_FILE
+        if runner.iter > 0 and path.is_file():
+            # A resumed run is still compared with the start, not with where it was interrupted.
+            self.start_dice = json.loads(path.read_text(encoding='utf-8'))[0].get('dice')
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if outputs and 'accuracy' in outputs:
+            self.accuracies.append(float(outputs['accuracy']))
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        dice = (metrics or {}).get('dice')
+        if dice is None:
+            return
+        if self.start_dice is None:
+            self.start_dice = dice
+            return
+        if not self.accuracies:
+            return
+        accuracy = sum(self.accuracies) / len(self.accuracies)
+        self.accuracies.clear()
+        if self.first_accuracy is None:
+            self.first_accuracy = accuracy
+        if accuracy >= self.first_accuracy and dice < self.start_dice - self.min_drop:
+            self.alarms.append(runner.iter)
+            runner.logger.error(
+                f'ALARM at iteration {runner.iter}: preference accuracy is {accuracy:.2f} ({self.first_accuracy:.2f} at first) '
+                f'while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the preferences and '
+                f'loses the masks: raise preference sft_weight, lower the learning rate, or stop '
+                f'(see docs/method.md)' + ('; stopping now' if self.stop else ''))
+            if self.stop:
+                runner.train_loop.stop_training = True
