@@ -47,9 +47,24 @@ def read_config(path: str, options: list[str]):
     return cfg
 
 
+def check_settings(cfg, path: str) -> None:
+    """Check what can be checked without the checkpoint; raises InputError naming the config and the setting."""
+    from ..errors import InputError
+    from ..models.sa2va_dpo_model import preference_config
+    from ..models.trainable import normalise_switches
+
+    try:
+        normalise_switches(cfg.model.trainable)
+        if 'preference' in cfg.model:
+            preference_config(cfg.model.preference, cfg.model.get('reference', 'initial'))
+    except ValueError as error:
+        raise InputError(f'{path}: model.{error}') from None
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # After parsing, so that --help and a mistyped flag answer at once.
+    from ..errors import InputError
     from .paths import repoint
 
     cfg = read_config(args.config, args.cfg_options)
@@ -58,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.seed is not None:
         cfg.randomness = dict(cfg.get('randomness', {}), seed=args.seed)
+    check_settings(cfg, args.config)
+    if args.resume not in (None, 'auto') and not Path(args.resume).exists():
+        raise InputError(f'--resume {args.resume}: no such checkpoint: give an iter_N.pth, or --resume alone for the last one')
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -11,6 +11,20 @@ from .reference import build_reference
 from .sa2va_seg_model import Sa2VASegModel
 
 
+def preference_config(preference: Mapping, reference: str) -> PreferenceConfig:
+    """The objective that a model's ``preference`` and ``reference`` settings mean together.
+
+    Raises:
+        ValueError: an unsupported combination.
+    """
+    config = PreferenceConfig.from_dict(
+        dict(preference, use_reference=preference.get('use_reference', reference != 'none')))
+    if config.use_reference and reference == 'none':
+        raise ValueError('preference asks for a reference but reference is "none": set reference="initial", '
+                         'or use_reference=False')
+    return config
+
+
 @MODELS.register_module()
 class Sa2VADPOModel(Sa2VASegModel):
     """Policy, reference and preference loss.
@@ -31,13 +45,11 @@ class Sa2VADPOModel(Sa2VASegModel):
     def __init__(self, checkpoint: str, trainable: Mapping | str, preference: Mapping,
                  reference: str = 'initial', score_size: int | None = None, dtype: str = 'float32',
                  data_preprocessor: dict | None = None) -> None:
+        # Before the checkpoint is read: a mistyped setting should not cost the minutes that a large one takes.
+        objective = preference_config(preference, reference)
         super().__init__(checkpoint, trainable, score_size=score_size, dtype=dtype,
                          data_preprocessor=data_preprocessor)
-        self.preference = PreferenceConfig.from_dict(
-            dict(preference, use_reference=preference.get('use_reference', reference != 'none')))
-        if self.preference.use_reference and reference == 'none':
-            raise ValueError('model.preference asks for a reference but model.reference is "none": '
-                             'set reference="initial", or use_reference=False')
+        self.preference = objective
         self.reference = build_reference(reference if self.preference.use_reference else 'none', self.policy)
 
     def loss(self, batch: dict, chosen: torch.Tensor, rejected: torch.Tensor, image_index: torch.Tensor,

@@ -56,6 +56,26 @@ def _normalise(part: str, setting) -> dict:
     return setting
 
 
+def normalise_switches(spec: Mapping[str, str | Mapping] | str) -> dict[str, dict]:
+    """The switches of every open part, checked without a model; see :func:`set_trainable`.
+
+    Raises:
+        ValueError: unknown part, mode or field, or every part is frozen.
+    """
+    if spec == 'all':
+        return {part: dict(mode='full') for part in PARTS}
+    if isinstance(spec, str):
+        raise ValueError(f'trainable: {spec!r} must be "all" or a dict of parts ({", ".join(PARTS)})')
+    unknown = sorted(set(spec) - set(PARTS))
+    if unknown:
+        raise ValueError(f'trainable: unknown part {", ".join(unknown)}; the parts are {", ".join(PARTS)}')
+    switches = {part: _normalise(part, setting) for part, setting in spec.items()}
+    switches = {part: setting for part, setting in switches.items() if setting['mode'] != 'frozen'}
+    if not switches:
+        raise ValueError('trainable: every part is frozen, there is nothing to train')
+    return switches
+
+
 def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) -> dict[str, dict]:
     """Freeze everything, then open the parts that ``spec`` names.
 
@@ -72,17 +92,10 @@ def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) ->
     Raises:
         ValueError: unknown part, mode or field, or nothing trainable.
     """
-    policy.requires_grad_(False)
+    switches = normalise_switches(spec)
+    policy.requires_grad_(spec == 'all')
     if spec == 'all':
-        policy.requires_grad_(True)
-        return {part: dict(mode='full') for part in PARTS}
-    if isinstance(spec, str):
-        raise ValueError(f'trainable: {spec!r} must be "all" or a dict of parts ({", ".join(PARTS)})')
-    unknown = sorted(set(spec) - set(PARTS))
-    if unknown:
-        raise ValueError(f'trainable: unknown part {", ".join(unknown)}; the parts are {", ".join(PARTS)}')
-    switches = {part: _normalise(part, setting) for part, setting in spec.items()}
-    switches = {part: setting for part, setting in switches.items() if setting['mode'] != 'frozen'}
+        return switches
     for part, setting in switches.items():
         module = _part(policy, part)
         if setting['mode'] == 'full':
@@ -99,8 +112,6 @@ def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) ->
         inject_adapter_in_model(
             LoraConfig(r=rank, lora_alpha=setting.get('alpha', 2 * rank),
                        lora_dropout=setting.get('dropout', 0.0), target_modules=names), module)
-    if not any(p.requires_grad for p in policy.parameters()):
-        raise ValueError('trainable: every part is frozen, there is nothing to train')
     return switches
 
 
