@@ -8,7 +8,7 @@ import torch
 from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
 from projects.sa2va.engine.checkpoint_io import load_trained_tensors
 from projects.sa2va.engine.export import main as export_main
-from projects.sa2va.engine.test import main as test_main
+from projects.sa2va.engine.test import main as score_main
 from projects.sa2va.engine.train import main as train_main
 from projects.sa2va.models.hf_checkpoint import load_checkpoint
 from projects.sa2va.models.sa2va_seg_model import Sa2VASegModel
@@ -24,7 +24,7 @@ def run_dir(run_config, tmp_path_factory):
 
 
 def test_scores_of_a_file(run_dir, tmp_path):
-    assert test_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), '--work-dir', str(tmp_path)]) == 0
+    assert score_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), '--work-dir', str(tmp_path)]) == 0
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert metrics['n_images'] == 3
     for name in ('dice', 'iou', 'precision', 'recall', 'specificity', 'cldice'):
@@ -39,18 +39,18 @@ def test_scores_of_a_file(run_dir, tmp_path):
 
 def test_scores_agree_with_the_validation_of_the_run(run_dir, tmp_path):
     """One code path: what training validated is what testing finds."""
-    test_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), '--work-dir', str(tmp_path), '--no-overlays'])
+    score_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), '--work-dir', str(tmp_path), '--no-overlays'])
     tested = json.loads((tmp_path / 'metrics.json').read_text())['metrics']['dice']['mean']
     history = json.loads((run_dir / 'val_history.json').read_text())
     assert tested == pytest.approx(history[-1]['dice'], abs=1e-6)
-    test_main([str(run_dir / 'config.py'), '--work-dir', str(tmp_path / 'start'), '--no-overlays'])
+    score_main([str(run_dir / 'config.py'), '--work-dir', str(tmp_path / 'start'), '--no-overlays'])
     start = json.loads((tmp_path / 'start' / 'metrics.json').read_text())['metrics']['dice']['mean']
     assert start == pytest.approx(history[0]['dice'], abs=1e-6)
 
 
 def test_own_folders_in_place_of_the_config_s_data(run_dir, make_folders, tmp_path):
     images, gt = make_folders(tmp_path / 'mine (1)', [20, 21])
-    test_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), '--work-dir', str(tmp_path / 'out'),
+    score_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), '--work-dir', str(tmp_path / 'out'),
                '--images', str(images), '--gt', str(gt), '--no-overlays'])
     assert json.loads((tmp_path / 'out' / 'metrics.json').read_text())['n_images'] == 2
 
