@@ -29,4 +29,18 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         if max_iters is None:
             max_iters = max(1, math.ceil(max_epochs * len(dataloader)))
+        _drop_unreached_schedules(runner, max_iters)
         super().__init__(runner, dataloader, max_iters=max_iters, val_begin=val_begin, val_interval=val_interval)
+
+
+def _drop_unreached_schedules(runner, max_iters: int) -> None:
+    """Leave out schedules that would begin after the last iteration: mmengine refuses them, and few images make few steps."""
+    schedules = runner.param_schedulers
+    if not isinstance(schedules, list):
+        return
+    kept = [s for s in schedules
+            if not isinstance(s, dict) or s.get('by_epoch', True) or s.get('begin', 0) < max_iters]
+    if len(kept) < len(schedules):
+        runner.logger.info(f'{len(schedules) - len(kept)} learning-rate schedule begins after the last of {max_iters} '
+                           'iterations and is left out')
+        runner.param_schedulers = kept
