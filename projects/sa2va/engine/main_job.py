@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..datasets.annotations import write_json
 
 TINY_CHECKPOINT = 'projects/sa2va/assets/tiny_sa2va'
 GUIDE_MODEL = 'models/sa2va_vessel_hf'
@@ -99,12 +100,6 @@ def claim_work_dir(work_dir: Path, request: dict, overwrite: bool) -> dict | Non
     work_dir.mkdir(parents=True, exist_ok=True)
     write_json(record, request)
     return None
-
-
-def write_json(path: Path, content) -> None:
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding='utf-8')
-    os.replace(temporary, path)
 
 
 def say(text: str) -> None:
