@@ -10,8 +10,8 @@ custom_imports = dict(imports=['projects.sa2va.plugins'], allow_failed_imports=F
 checkpoint = 'work_dirs/tiny_init'
 work_dir = 'work_dirs/sft_tiny'
 seed = 0
-max_iters = 1815
-batch_size = 24
+max_iters = 1700
+batch_size = 48
 lr = 1e-3
 
 model = dict(
@@ -51,13 +51,13 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.98), weight_decay=0.02),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = [dict(type='OneCycleLR', eta_max=lr, total_steps=max_iters, pct_start=0.1, by_epoch=False)]
-train_cfg = dict(type='PreferenceTrainLoop', max_iters=max_iters, val_interval=1815)
+train_cfg = dict(type='PreferenceTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    checkpoint=dict(type='ExactCheckpointHook', by_epoch=False, interval=1815, save_last=True, max_keep_ckpts=1,
+    checkpoint=dict(type='ExactCheckpointHook', by_epoch=False, interval=max_iters, save_last=True, max_keep_ckpts=1,
                     save_best='dice', rule='greater'))
 custom_hooks = []
 log_processor = dict(by_epoch=False, window_size=50)

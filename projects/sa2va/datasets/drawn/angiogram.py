@@ -232,7 +232,7 @@ def _frame(rng: np.random.Generator, size: int, paths: list[Path]) -> View:
     points = np.concatenate([path.points for path in paths]) if paths else np.array([[0, 0], [FIELD, FIELD]], np.float32)
     low, high = np.percentile(points, [3, 97], axis=0)
     extent = float(max(high - low)) + 1.0
-    zoom = float(np.clip(FIELD * rng.uniform(0.7, 1.2) / extent, 0.75, 1.6))
+    zoom = float(np.clip(FIELD * rng.uniform(0.7, 1.8) / extent, 0.75, 2.4))
     centre = (low + high) / 2 + rng.normal(0, 0.05, 2) * FIELD / zoom
     return View.of(size, zoom, zoom * rng.uniform(0.9, 1.1), (float(centre[0]), float(centre[1])), rng.normal(0, 0.15))
 

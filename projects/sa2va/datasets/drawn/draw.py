@@ -12,7 +12,7 @@ from .demo import DEFAULT_SHIFT, DemoShift, draw_demo
 from .fundus import draw_fundus
 
 # Raised whenever the same (style, seed, index) comes out differently, so that caches of an older drawing are not reused.
-VERSION = 1
+VERSION = 2
 
 # Codes enter the seed and never change. What a style draws is defined in its module.
 STYLES: dict[str, tuple[int, Callable[..., tuple[np.ndarray, np.ndarray]]]] = {

@@ -147,13 +147,13 @@ def compose(rng: np.random.Generator, size: int, wiggle: float | None = None) ->
     eye = draw_anatomy(rng)
     paths = retinal_tree(rng, eye, wiggle)
     frame = rng.random()
-    if frame < 0.4:  # oblong sensors squeezed to a square, field of view cut above and below
+    if frame < 0.25:  # oblong sensors squeezed to a square, field of view cut above and below
         sx, sy = rng.uniform(0.88, 1.0), rng.uniform(1.0, 1.4)
-    elif frame < 0.75:  # the whole disc is seen
+    elif frame < 0.45:  # the whole disc is seen
         sx = rng.uniform(0.85, 1.0)
         sy = sx * rng.uniform(0.95, 1.1)
-    else:  # zoomed in
-        sx = rng.uniform(1.0, 1.7)
+    else:  # narrow field or a crop
+        sx = rng.uniform(1.1, 2.3)
         sy = sx * rng.uniform(0.85, 1.2)
     zoom = max(sx, sy, 1.0) - 1.0
     shift = 60.0 * zoom + 4.0

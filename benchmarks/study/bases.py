@@ -1,0 +1,61 @@
+"""Start checkpoints of the study: the bundled one, and one that over-segments because its labels were drawn too thick."""
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from projects.sa2va.datasets.drawn import draw
+from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
+from projects.sa2va.datasets.seg_dataset import DEFAULT_PROMPT
+from projects.sa2va.datasets.targets import soft_target
+from projects.sa2va.models.hf_checkpoint import export_checkpoint
+from projects.sa2va.models.sa2va_seg_model import Sa2VASegModel
+
+from .splits import SCORE_SIZE
+from .table import FULL
+
+TINY = str(Path(__file__).resolve().parents[2] / 'projects/sa2va/assets/tiny_sa2va')
+THICKER_PX, IMAGES, STEPS, BATCH, LR = 2.0, 160, 120, 8, 3e-4
+
+
+def base_checkpoint(kind: str, out: Path, device: str) -> str:
+    """Directory of the ``'tiny'`` or the ``'thick'`` base; the latter is trained on first use, always from the same seed."""
+    if kind == 'tiny':
+        return TINY
+    target = out / 'bases' / kind
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _train_thick(target, device)
+    return str(target)
+
+
+def _train_thick(target: Path, device: str) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    pre = Sa2VAPreprocessor.from_pretrained(TINY)
+    samples, masks = [], []
+    for index in range(IMAGES):
+        drawn = draw('fundus' if index % 2 else 'angiogram', index, seed=77, size=512, label_dilation_px=THICKER_PX)
+        samples.append(pre(drawn.image, DEFAULT_PROMPT))
+        masks.append(soft_target(drawn.mask > 0, SCORE_SIZE))
+    model = Sa2VASegModel(TINY, FULL, score_size=SCORE_SIZE).to(device).train()
+    parameters = [p for group in model.parameter_groups() for _, p in group['params']]
+    optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group['lr'] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        picked = rng.choice(IMAGES, BATCH, replace=False)
+        batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in pre.collate([samples[i] for i in picked]).items()}
+        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['seg_loss']
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    temporary = target.with_name(target.name + '.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    export_checkpoint(model.policy.cpu(), TINY, temporary)
+    temporary.rename(target)

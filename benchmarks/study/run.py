@@ -1,0 +1,96 @@
+"""One recipe on one split: train, then score the test half. No selection: the figures are those of the last step."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from projects.sa2va.evaluation.counts import confusion_counts, dice, iou, precision, recall
+from projects.sa2va.evaluation.topology import betti_errors, cldice
+from projects.sa2va.models.preference_loss import combined_loss
+from projects.sa2va.models.sa2va import upsample_logits
+from projects.sa2va.models.sa2va_dpo_model import Sa2VADPOModel, preference_config
+from projects.sa2va.models.trainable import parameter_groups
+
+from .splits import SCORE_SIZE, Split
+from .table import PARTS, Cell
+
+BATCH, PAIRS_PER_IMAGE, WARMUP = 4, 4, 10
+LOGGED = ('accuracy', 'margin', 'saturation', 'drift_outside')
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to a tenth, as a share of the peak."""
+    warm = min((step + 1) / WARMUP, 1.0)
+    return warm * (0.55 + 0.45 * math.cos(math.pi * max(0, step - WARMUP) / max(1, steps - WARMUP)))
+
+
+@torch.no_grad()
+def score(policy, split: Split) -> dict[str, float]:
+    """Means over the test images."""
+    rows = []
+    policy.eval()
+    for test in split.tests:
+        output = policy.decode(policy.encode_image(test.sam_pixels[None]), policy.embed_states(test.state[None]))
+        logits = upsample_logits(output.low_res.float(), policy.sam_size, test.mask.shape)
+        mask = (logits[0] > 0).cpu().numpy()
+        counts = confusion_counts(mask, test.mask)
+        betti0, betti1 = betti_errors(mask, test.mask)
+        rows.append(dict(dice=dice(counts), iou=iou(counts), precision=precision(counts), recall=recall(counts),
+                         cldice=cldice(mask, test.mask), betti0_error=betti0, betti1_error=betti1))
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def run_cell(cell: Cell, split: Split) -> dict[str, float]:
+    """Metrics of the trained policy, and the mean training logs of its last 20 steps."""
+    if not cell.steps:
+        return score(split.policy, split)
+    torch.manual_seed(split.seed)
+    rng = np.random.default_rng(split.seed)
+    model = Sa2VADPOModel(split.base, PARTS[cell.parts], cell.preference, reference='none' if cell.reference == 'none' else
+                          'initial', score_size=SCORE_SIZE).to(split.device)
+    objective = preference_config(cell.preference, cell.reference)
+    policy = model.policy
+    groups = [dict(params=[p for _, p in g['params']], lr=cell.lr * g['lr_mult'])
+              for g in parameter_groups(policy, model.switches)]
+    parameters = [p for g in groups for p in g['params']]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, cell.steps))
+    pairs = split.select(cell.pairs, split.own)
+    logs: dict[str, list[float]] = {name: [] for name in LOGGED}
+    policy.train()
+    for step in range(cell.steps):
+        if step and step % math.ceil(cell.steps / cell.refresh) == 0:
+            pairs = split.select(cell.pairs, split.mine(policy.eval(), 'refreshed'))
+            split._targets.clear()
+            policy.train()
+        images = list(pairs)
+        batch = []
+        for image in rng.choice(len(images), BATCH, replace=len(images) < BATCH):
+            group = pairs[images[image]]
+            picked = rng.choice(len(group), min(PAIRS_PER_IMAGE, len(group)), replace=False)
+            batch.append((images[image], [group[i] for i in picked], *(rng.random(2) < 0.5)))
+        views = [split.view(image, h, v) for image, _, h, v in batch]
+        masks = {side: torch.stack([
+            split.target(pair[side]).flip([axis for axis, on in ((1, h), (0, v)) if on])
+            for _, group, h, v in batch for pair in group]) for side in ('chosen', 'rejected')}
+        index = torch.tensor([i for i, (_, group, _, _) in enumerate(batch) for _ in group], device=split.device)
+        output = policy.decode(policy.encode_image(torch.stack([view[0] for view in views])),
+                               policy.embed_states(torch.stack([view[1] for view in views])))
+        reference = None
+        if objective.use_reference:
+            reference = upsample_logits(torch.stack([view[2] for view in views]), SCORE_SIZE)
+        losses = combined_loss(objective, model.score_logits(output), reference, masks['chosen'], masks['rejected'],
+                               image_index=index)
+        total = sum(value for key, value in losses.items() if 'loss' in key)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step >= cell.steps - 20:
+            for name in LOGGED:
+                if name in losses:
+                    logs[name].append(float(losses[name]))
+    return score(policy, split) | {f'train_{name}': float(np.mean(values)) for name, values in logs.items() if values}

@@ -1,0 +1,88 @@
+"""The rows of the study: what is trained, on which pairs, with which objective."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+FULL = dict(sam2_encoder='full', sam2_neck='full', projector='full', mask_decoder='full')
+LORA = dict(sam2_encoder=dict(mode='lora', r=32, alpha=64), sam2_neck='full', projector='full', mask_decoder='full')
+DECODER = dict(projector='full', mask_decoder='full')
+PARTS = dict(full=FULL, lora=LORA, decoder=DECODER)
+BALANCED = dict(reduction='balanced', beta=1.0)
+NORMALISED = dict(reduction='disagreement', beta=1.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe.
+
+    Attributes:
+        pairs: ``own`` (chosen is any better candidate of the policy), ``own_best`` (chosen is the best of them),
+            ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``gt`` (ground truth among the candidates),
+            ``gt_only`` (chosen is the ground truth).
+        preference: fields of ``PreferenceConfig``.
+        twin: name of the anchor-only run that differs in the preference weight alone.
+        refresh: mine the pairs again from the current policy after each of this many equal stretches of the run.
+    """
+
+    name: str
+    pairs: str
+    preference: dict = field(hash=False)
+    parts: str = 'full'
+    lr: float = 3e-4
+    steps: int = 100
+    reference: str = 'initial'
+    twin: str | None = None
+    refresh: int = 1
+    group: str = 'main'
+
+
+def anchored(weight: float, anchor: float = 1.0, **preference) -> dict:
+    return dict(weight=weight, sft_weight=anchor, sft_bce=2.0, sft_dice=0.5, **preference)
+
+
+def cells() -> list[Cell]:
+    """The table, baselines first."""
+    table = [
+        Cell('supervised on ground truth', 'gt_only', anchored(0.0)),
+        Cell('guide as written', 'own', dict(type='guide')),
+        Cell('guide as written, no reference', 'own', dict(type='guide'), reference='none'),
+        Cell('guide as written, with ground truth', 'gt', dict(type='guide')),
+    ]
+    for pairs in ('own_best', 'own', 'gt', 'gt_only'):
+        twin = 'supervised on ground truth' if pairs == 'gt_only' else f'{pairs}: anchor only'
+        if pairs != 'gt_only':
+            table.append(Cell(twin, pairs, anchored(0.0)))
+        for weight in (0.2, 1.0, 3.0):
+            table.append(Cell(f'{pairs}: anchor + balanced x {weight:g}', pairs, anchored(weight, **BALANCED), twin=twin))
+        table.append(Cell(f'{pairs}: anchor + normalised x 1', pairs, anchored(1.0, **NORMALISED), twin=twin))
+        table.append(Cell(f'{pairs}: anchor + guide x 1', pairs, anchored(1.0), twin=twin))
+    bounded = (('normalised x 0.3', anchored(0.3, **NORMALISED)),
+               ('normalised, beta 3, x 0.3', anchored(0.3, reduction='disagreement', beta=3.0)),
+               ('normalised, IPO to 1 logit, x 0.3', anchored(0.3, reduction='disagreement', beta=0.5, loss_type='ipo')))
+    for pairs in ('own', 'own_best', 'gt'):
+        table += [Cell(f'{pairs}: anchor + {name}', pairs, preference, twin=f'{pairs}: anchor only', group='bounded')
+                  for name, preference in bounded]
+    for name, preference in (('balanced', dict(**BALANCED)), ('balanced, clip 3', dict(**BALANCED, clip=3.0)),
+                             ('balanced, clip 3, KL', dict(**BALANCED, clip=3.0, kl_weight=1.0)),
+                             ('normalised, clip 3', dict(**NORMALISED, clip=3.0))):
+        table.append(Cell(f'own: {name}, no anchor', 'own', preference, lr=1e-4))
+    table += [
+        Cell('own_hard: anchor only', 'own_hard', anchored(0.0), group='attempts'),
+        Cell('own_hard: anchor + balanced x 1', 'own_hard', anchored(1.0, **BALANCED), twin='own_hard: anchor only',
+             group='attempts'),
+        Cell('own_best, refreshed 2 x: anchor only', 'own_best', anchored(0.0), refresh=2, group='attempts'),
+        Cell('own_best, refreshed 2 x: anchor + balanced x 1', 'own_best', anchored(1.0, **BALANCED), refresh=2,
+             twin='own_best, refreshed 2 x: anchor only', group='attempts'),
+        Cell('own_best: anchor x 0.3 only', 'own_best', anchored(0.0, 0.3), group='attempts'),
+        Cell('own_best: anchor x 0.3 + balanced x 1', 'own_best', anchored(1.0, 0.3, **BALANCED),
+             twin='own_best: anchor x 0.3 only', group='attempts'),
+    ]
+    for parts, lr in (('full', 1e-4), ('full', 1e-3), ('lora', 3e-4), ('lora', 1e-3), ('decoder', 1e-3)):
+        label = f'{parts} lr {lr:g}'
+        table += [
+            Cell(f'supervised on ground truth, {label}', 'gt_only', anchored(0.0), parts=parts, lr=lr, group='rates'),
+            Cell(f'own_best: anchor only, {label}', 'own_best', anchored(0.0), parts=parts, lr=lr, group='rates'),
+            Cell(f'own_best: anchor + balanced x 1, {label}', 'own_best', anchored(1.0, **BALANCED), parts=parts, lr=lr,
+                 twin=f'own_best: anchor only, {label}', group='rates'),
+        ]
+    return table
