@@ -13,7 +13,7 @@ from projects.sa2va.models.sa2va import upsample_logits
 from projects.sa2va.models.sa2va_dpo_model import Sa2VADPOModel, preference_config
 from projects.sa2va.models.trainable import parameter_groups
 
-from .splits import SCORE_SIZE, Split
+from .splits import Split
 from .table import PARTS, Cell
 
 BATCH, PAIRS_PER_IMAGE, WARMUP = 4, 4, 10
@@ -49,7 +49,7 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
     torch.manual_seed(split.seed)
     rng = np.random.default_rng(split.seed)
     model = Sa2VADPOModel(split.base, PARTS[cell.parts], cell.preference, reference='none' if cell.reference == 'none' else
-                          'initial', score_size=SCORE_SIZE).to(split.device)
+                          'initial', score_size=cell.score_size).to(split.device)
     objective = preference_config(cell.preference, cell.reference)
     policy = model.policy
     groups = [dict(params=[p for _, p in g['params']], lr=cell.lr * g['lr_mult'])
@@ -63,7 +63,7 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
     for step in range(cell.steps):
         if step and step % math.ceil(cell.steps / cell.refresh) == 0:
             pairs = split.select(cell.pairs, split.mine(policy.eval(), 'refreshed'))
-            split._targets.clear()
+            split.forget_targets()
             policy.train()
         images = list(pairs)
         batch = []
@@ -73,14 +73,14 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
             batch.append((images[image], [group[i] for i in picked], *(rng.random(2) < 0.5)))
         views = [split.view(image, h, v) for image, _, h, v in batch]
         masks = {side: torch.stack([
-            split.target(pair[side]).flip([axis for axis, on in ((1, h), (0, v)) if on])
+            split.target(pair[side], cell.score_size).flip([axis for axis, on in ((1, h), (0, v)) if on])
             for _, group, h, v in batch for pair in group]) for side in ('chosen', 'rejected')}
         index = torch.tensor([i for i, (_, group, _, _) in enumerate(batch) for _ in group], device=split.device)
         output = policy.decode(policy.encode_image(torch.stack([view[0] for view in views])),
                                policy.embed_states(torch.stack([view[1] for view in views])))
         reference = None
         if objective.use_reference:
-            reference = upsample_logits(torch.stack([view[2] for view in views]), SCORE_SIZE)
+            reference = upsample_logits(torch.stack([view[2] for view in views]), cell.score_size)
         losses = combined_loss(objective, model.score_logits(output), reference, masks['chosen'], masks['rejected'],
                                image_index=index)
         total = sum(value for key, value in losses.items() if 'loss' in key)

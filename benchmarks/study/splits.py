@@ -26,7 +26,6 @@ from projects.sa2va.preferences.config import GenerateConfig
 from projects.sa2va.preferences.generate import generate_pairs
 
 LONG_SIDE = 1200
-SCORE_SIZE = 256
 FOLDERS = dict(hrf='hrf', chase='chase_db1')
 
 
@@ -79,7 +78,7 @@ class Split:
             list_images(images), 0.5, seed, key=lambda path: patient_of(path.stem))
         self.gt_of = {image.stem: mask for image, mask in match_ground_truth(list_images(images), masks)[0]}
         self._views: dict[tuple[str, bool, bool], tuple] = {}
-        self._targets: dict[Path, torch.Tensor] = {}
+        self._targets: dict[tuple[Path, int], torch.Tensor] = {}
 
     @torch.no_grad()
     def _frozen(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,11 +101,15 @@ class Split:
             self._views[key] = self._frozen(np.ascontiguousarray(pixels))
         return self._views[key]
 
-    def target(self, path: Path) -> torch.Tensor:
-        """[S, S] float32 soft target of a mask file, on the device."""
-        if path not in self._targets:
-            self._targets[path] = torch.from_numpy(soft_target(read_mask(path), SCORE_SIZE)).to(self.device)
-        return self._targets[path].float() / 255
+    def target(self, path: Path, size: int = 256) -> torch.Tensor:
+        """[size, size] float32 soft target of a mask file, on the device."""
+        if (path, size) not in self._targets:
+            self._targets[path, size] = torch.from_numpy(soft_target(read_mask(path), size)).to(self.device)
+        return self._targets[path, size].float() / 255
+
+    def forget_targets(self) -> None:
+        """After files of the same name were written anew."""
+        self._targets.clear()
 
     @cached_property
     def tests(self) -> list[TestImage]:

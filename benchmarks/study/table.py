@@ -21,6 +21,7 @@ class Cell:
             ``gt_only`` (chosen is the ground truth).
         preference: fields of ``PreferenceConfig``.
         twin: name of the anchor-only run that differs in the preference weight alone.
+        score_size: side of the square on which masks are scored, pixels.
         refresh: mine the pairs again from the current policy after each of this many equal stretches of the run.
     """
 
@@ -33,6 +34,7 @@ class Cell:
     reference: str = 'initial'
     twin: str | None = None
     refresh: int = 1
+    score_size: int = 256
     group: str = 'main'
 
 

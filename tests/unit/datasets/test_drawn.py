@@ -68,7 +68,7 @@ def test_vessels_are_darker_than_their_surroundings_and_neither_rare_nor_everywh
 
 def test_catheter_is_seen_but_not_labelled():
     seen = 0
-    for index in range(8):
+    for index in range(24):
         drawn = render(np.random.default_rng(index), 320)
         catheter = drawn.catheter > 0.9
         if catheter.sum() < 100:
