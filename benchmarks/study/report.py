@@ -11,6 +11,7 @@ from scipy import stats
 from .table import cells
 
 METRICS = ('dice', 'cldice', 'precision', 'recall', 'iou', 'betti0_error', 'betti1_error')
+_LEAST_SHOWN = -0.08
 LOGS = ('train_accuracy', 'train_margin', 'train_saturation', 'train_drift_outside', 'seconds')
 
 
@@ -79,9 +80,12 @@ def _plot(out: Path, rows: list[dict], order: list[str]) -> None:
         for y, name in enumerate(names):
             x = [r['dice'] - start[base, data, r['seed']] for r in rows
                  if (r['base'], r['data'], r['cell']) == (base, data, name) and (base, data, r['seed']) in start]
-            axis.plot(x, [y] * len(x), 'o', alpha=0.6, markersize=4)
+            inside = [v for v in x if v >= _LEAST_SHOWN]
+            axis.plot(inside, [y] * len(inside), 'o', alpha=0.6, markersize=4)
+            if len(inside) < len(x):  # collapsed runs would squeeze the rest into one point
+                axis.plot(_LEAST_SHOWN, y, '<', color='red', markersize=5)
         axis.axvline(0, color='grey', lw=1)
-        axis.set(title=f'{data}, {base}', xlabel='change of test Dice', yticks=range(len(names)), yticklabels=names)
+        axis.set(title=f'{data}, {base}', xlabel='change of test Dice (red: below)', yticks=range(len(names)), yticklabels=names)
     axes[0][0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(out / 'results.png', dpi=110)

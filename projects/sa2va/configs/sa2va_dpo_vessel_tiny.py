@@ -3,7 +3,7 @@ _base_ = ['./sa2va_dpo_vessel.py']
 
 checkpoint = 'projects/sa2va/assets/tiny_sa2va'
 data_root = 'work_dirs/dpo_vessel_training/pairs'
-max_iters = 60
+max_iters = 100
 
 model = dict(
     checkpoint=checkpoint,
@@ -28,6 +28,6 @@ val_dataloader = dict(
     dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=12)
-default_hooks = dict(checkpoint=dict(interval=30))
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=20)
+default_hooks = dict(checkpoint=dict(interval=50))
