@@ -15,7 +15,7 @@ setup(
     install_requires=[
         'torch', 'torchvision', 'mmengine>=0.10.7', 'xtuner>=0.2.0', 'deepspeed<=0.19.6', 'transformers>=4.57,<5',
         'peft', 'opencv-python', 'numpy', 'pycocotools', 'safetensors', 'scikit-image', 'scipy', 'pillow',
-        'tensorboard', 'tqdm', 'matplotlib', 'datasets', 'pyarrow',
+        'tensorboard', 'tqdm', 'matplotlib', 'datasets', 'pyarrow', 'gradio',
     ],
     extras_require={'test': ['pytest', 'torchmetrics']},
 )

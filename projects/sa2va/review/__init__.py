@@ -1,0 +1,1 @@
+"""Pairs looked at by people: decisions in a journal, merged into the annotations, compared between reviewers."""

@@ -1,0 +1,12 @@
+"""Look at preference pairs and decide: python scripts/review_pairs.py --data_root DIR --reviewer NAME (see --help)."""
+import sys
+from pathlib import Path
+
+# The checkout beside this script wins over any installed copy.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from projects.sa2va.errors import cli_main  # noqa: E402
+from projects.sa2va.review.cli import main  # noqa: E402
+
+if __name__ == '__main__':
+    cli_main(main)()
