@@ -21,7 +21,8 @@ class PairRecord:
 
     Attributes:
         chosen_iou, rejected_iou: in [0, 1]; ``iou_gap`` is their difference. Chosen is above rejected unless another
-            judge than IoU decided (``extra['judge']``, ``'chosen_score'``, ``'rejected_score'``) and disagrees with IoU.
+            judge than IoU decided (``extra['judge']``, ``'chosen_score'``, ``'rejected_score'``) and disagrees with IoU,
+            or a reviewer exchanged the two masks (``extra['reviewed'] == 'swap'``).
         chosen_source, rejected_source: where the masks came from.
         gt_mask: ground truth, where it is known.
         extra: further fields, kept as they were read.
@@ -41,10 +42,13 @@ class PairRecord:
 
     @property
     def preference_gap(self) -> float:
-        """How much better the judge found the chosen mask: ``iou_gap``, or the other judge's difference of scores."""
-        if 'judge' in self.extra:
-            return self.extra['chosen_score'] - self.extra['rejected_score']
-        return self.iou_gap
+        """How much better the judge found the chosen mask: ``iou_gap``, or the other judge's difference of scores.
+
+        Of a pair that a reviewer exchanged it is the size of that difference: how far apart the masks are is as
+        measured, which of them is better is the reviewer's word.
+        """
+        gap = self.extra['chosen_score'] - self.extra['rejected_score'] if 'judge' in self.extra else self.iou_gap
+        return abs(gap) if self.extra.get('reviewed') == 'swap' else gap
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ def read_pairs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Pa
         for name in ('chosen_iou', 'rejected_iou'):
             if not 0 <= numbers[name] <= 1:
                 raise InputError(f'{where}: {name} is {numbers[name]}, must be in [0, 1]')
+        swapped = _reviewed(where, entry) == 'swap'
         if 'judge' in entry:
-            _check_judge(where, entry)
-        elif numbers['chosen_iou'] <= numbers['rejected_iou']:
+            _check_judge(where, entry, swapped)
+        elif not swapped and numbers['chosen_iou'] <= numbers['rejected_iou']:
             raise InputError(f'{where}: chosen_iou {numbers["chosen_iou"]} must be above rejected_iou '
                              f'{numbers["rejected_iou"]}: swap the two masks')
         gap = numbers['chosen_iou'] - numbers['rejected_iou']
@@ -193,11 +198,18 @@ def _number(where: str, entry: dict, name: str) -> float:
     return float(value)
 
 
-def _check_judge(where: str, entry: dict) -> None:
-    """A judge other than IoU must have preferred the chosen mask."""
+def _reviewed(where: str, entry: dict) -> str | None:
+    value = entry.get('reviewed')
+    if value not in (None, 'accept', 'swap'):
+        raise InputError(f"{where}: reviewed is {value!r}, must be 'accept' or 'swap', or be left out")
+    return value
+
+
+def _check_judge(where: str, entry: dict, swapped: bool) -> None:
+    """A judge other than IoU must have preferred the chosen mask, unless a reviewer overruled it."""
     judge = _text(where, entry, 'judge')
     chosen, rejected = _number(where, entry, 'chosen_score'), _number(where, entry, 'rejected_score')
-    if chosen <= rejected:
+    if chosen <= rejected and not swapped:
         raise InputError(f'{where}: chosen_score {chosen} of judge {judge!r} must be above rejected_score {rejected}: '
                          'swap the two masks')
 
