@@ -3,7 +3,7 @@
     python benchmarks/preference_study.py --out work_dirs/study --data demo hrf chase --seeds 0 1 2 3 4
 
 Half of the patients are trained on, the other half is the test; the figures are those of the last step, nothing is
-selected. The language model is frozen and photographs are reduced to 1,200 px (docs/method.md). Resumable: every finished
+selected. The language model is frozen; photographs above 1,200 px are reduced to that (docs/method.md). Resumable: every finished
 run is one JSON file in OUT/runs and is never repeated. Several processes may share one OUT: ``--prepare`` once, then
 ``--shard 0/8`` ... ``--shard 7/8``, then ``--report`` writes results.csv, results.md and results.png.
 """
