@@ -4,7 +4,7 @@ from xtuner.registry import BUILDER
 
 from .datasets import dpo_vessel_dataset, seg_dataset  # noqa: F401
 from .datasets.drawn import dataset as drawn_dataset  # noqa: F401
-from .engine import hooks, loops, optim  # noqa: F401
+from .engine import hooks, loops, optim, pair_validation  # noqa: F401
 from .evaluation import vessel_metric  # noqa: F401
 from .models import sa2va_dpo_model, sa2va_seg_model  # noqa: F401
 

@@ -36,26 +36,27 @@ def write_folders(root: Path, indices) -> tuple[Path, Path]:
 
 @pytest.fixture(scope='session')
 def pair_root(tmp_path_factory) -> Path:
-    """Six training images with two pairs each (ground truth against thick and shifted masks), three for validation."""
+    """Six training and three validation images with two pairs each: ground truth against a thick and a shifted mask."""
     root = tmp_path_factory.mktemp('pairs')
     write_folders(root, range(9))
     (root / 'masks').mkdir()
-    pairs, segs = [], []
+    pairs, val_pairs, segs = [], [], []
     for index in range(9):
         _, mask = drawn_image(index)
         stem = f'case_{index:02d}'
         if index >= 6:
             segs.append(dict(image=f'images/{stem}.png', mask=f'gt/{stem}.png', prompt=PROMPT))
-            continue
         cv2.imwrite(str(root / 'masks' / f'{stem}_chosen.png'), mask)
         worse = (cv2.dilate(mask, np.ones((7, 7), np.uint8)), np.roll(mask, 5, 1))
         for k, rejected in enumerate(worse):
             cv2.imwrite(str(root / 'masks' / f'{stem}_rejected_{k}.png'), rejected)
             iou = float(((mask > 0) & (rejected > 0)).sum() / ((mask > 0) | (rejected > 0)).sum())
-            pairs.append(dict(image=f'images/{stem}.png', chosen_mask=f'masks/{stem}_chosen.png',
-                              rejected_mask=f'masks/{stem}_rejected_{k}.png', chosen_iou=1.0, rejected_iou=iou,
-                              iou_gap=1.0 - iou, prompt=PROMPT))
+            target = val_pairs if index >= 6 else pairs
+            target.append(dict(image=f'images/{stem}.png', chosen_mask=f'masks/{stem}_chosen.png',
+                               rejected_mask=f'masks/{stem}_rejected_{k}.png', chosen_iou=1.0, rejected_iou=iou,
+                               iou_gap=1.0 - iou, prompt=PROMPT))
     (root / 'dpo_annotations.json').write_text(json.dumps(pairs))
+    (root / 'dpo_annotations_val.json').write_text(json.dumps(val_pairs))
     (root / 'val_annotations.json').write_text(json.dumps(segs))
     return root
 

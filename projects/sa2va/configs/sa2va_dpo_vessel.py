@@ -85,7 +85,8 @@ default_hooks = dict(
     checkpoint=dict(type='ExactCheckpointHook', by_epoch=False, interval=200, save_last=True,
                     save_best='dice', rule='greater'))
 # Early stopping: add dict(type='EarlyStoppingHook', monitor='dice', rule='greater', patience=5).
-custom_hooks = [dict(type='StartValidationHook'), dict(type='PreferenceAlarmHook', min_drop=0.02, stop=False)]
+custom_hooks = [dict(type='PairValidationHook'), dict(type='StartValidationHook'),
+                dict(type='PreferenceAlarmHook', min_drop=0.02, stop=False)]
 log_processor = dict(by_epoch=False, window_size=10)
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
 randomness = dict(seed=seed)

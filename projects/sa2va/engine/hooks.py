@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
+from ..datasets.annotations import write_json
 from .checkpoint_io import check_names
 
 HISTORY_FILE = 'val_history.json'
+ALARM_FILE = 'alarms.json'
 
 
 @HOOKS.register_module()
@@ -66,13 +68,12 @@ class StartValidationHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         # The loop's own timings ride along in the metrics; they are no property of the model.
-        entry = dict(iter=runner.iter, **{key: float(value) for key, value in (metrics or {}).items()
-                                          if key not in ('time', 'data_time')})
+        values = {key: float(value) for key, value in (metrics or {}).items() if key not in ('time', 'data_time')}
+        # JSON has no infinity, which the boundary distance of an empty mask may be.
+        entry = dict(iter=runner.iter, **{key: value if math.isfinite(value) else None for key, value in values.items()})
         self.history = [old for old in self.history if old['iter'] != runner.iter] + [entry]
         if is_main_process():
-            temporary = self.path.with_suffix('.tmp')
-            temporary.write_text(json.dumps(self.history, indent=1), encoding='utf-8')
-            os.replace(temporary, self.path)
+            write_json(self.path, self.history)
 
 
 @HOOKS.register_module()
@@ -80,8 +81,9 @@ class PreferenceAlarmHook(Hook):
     """Says so, loudly, when the policy learns the preferences and loses the masks.
 
     Preference accuracy rises in runs that destroy the masks, so it must not be read without held-out Dice. At every
-    validation the mean training accuracy since the last one is compared with that of the first interval, and Dice with
-    that of the start: accuracy not lower and Dice lower by more than ``min_drop`` raises the alarm.
+    validation the accuracy on the validation pairs (``PairValidationHook``; where there are none, the mean training accuracy
+    since the last validation) is looked at beside Dice: accuracy of at least one half, or not below the first one, and
+    Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in TensorBoard (``val/alarm``) and in ``alarms.json``.
 
     Args:
         min_drop: fall of validation Dice below the start that counts; smaller falls are noise.
@@ -95,13 +97,19 @@ class PreferenceAlarmHook(Hook):
         self.accuracies: list[float] = []
         self.first_accuracy: float | None = None
         self.start_dice: float | None = None
-        self.alarms: list[int] = []
+        self.alarms: list[dict] = []
 
     def before_train(self, runner) -> None:
         path = Path(runner.work_dir) / HISTORY_FILE
         if runner.iter > 0 and path.is_file():
             # A resumed run is still compared with the start, not with where it was interrupted.
-            self.start_dice = json.loads(path.read_text(encoding='utf-8'))[0].get('dice')
+            history = json.loads(path.read_text(encoding='utf-8'))
+            self.start_dice = history[0].get('dice')
+            if len(history) > 1 and history[1]['iter'] <= runner.iter:
+                self.first_accuracy = history[1].get('pairs/accuracy')
+            alarms = path.with_name(ALARM_FILE)
+            if alarms.is_file():
+                self.alarms = [a for a in json.loads(alarms.read_text(encoding='utf-8')) if a['iter'] <= runner.iter]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if outputs and 'accuracy' in outputs:
@@ -114,17 +122,27 @@ class PreferenceAlarmHook(Hook):
         if self.start_dice is None:
             self.start_dice = dice
             return
-        if not self.accuracies:
-            return
-        accuracy = sum(self.accuracies) / len(self.accuracies)
+        accuracy = metrics.get('pairs/accuracy')
+        where = 'validation' if accuracy is not None else 'training'
+        if accuracy is None and self.accuracies:
+            accuracy = sum(self.accuracies) / len(self.accuracies)
         self.accuracies.clear()
+        if accuracy is None:
+            return
         if self.first_accuracy is None:
             self.first_accuracy = accuracy
-        if accuracy >= self.first_accuracy and dice < self.start_dice - self.min_drop:
-            self.alarms.append(runner.iter)
+        # Below chance and falling, the preferences are lost as well: the metrics say that themselves.
+        alarm = accuracy >= min(self.first_accuracy, 0.5) and dice < self.start_dice - self.min_drop
+        if is_main_process():
+            runner.visualizer.add_scalar('val/alarm', int(alarm), runner.iter)
+        if alarm:
+            self.alarms.append(dict(iter=runner.iter, accuracy=accuracy, first_accuracy=self.first_accuracy, pairs=where,
+                                    dice=dice, start_dice=self.start_dice))
+            if is_main_process():
+                write_json(Path(runner.work_dir) / ALARM_FILE, self.alarms)
             runner.logger.error(
-                f'ALARM at iteration {runner.iter}: preference accuracy is {accuracy:.2f} ({self.first_accuracy:.2f} at first) '
-                f'while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the preferences and '
+                f'ALARM at iteration {runner.iter}: accuracy on the {where} pairs is {accuracy:.2f} ({self.first_accuracy:.2f} at '
+                f'first) while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the preferences and '
                 f'loses the masks: raise preference sft_weight, lower the learning rate, or stop '
                 f'(see docs/method.md)' + ('; stopping now' if self.stop else ''))
             if self.stop:
