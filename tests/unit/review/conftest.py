@@ -1,0 +1,25 @@
+"""Three pairs of two small images, with masks on disk."""
+import cv2
+import numpy as np
+import pytest
+
+from projects.sa2va.datasets.annotations import PairRecord, write_pairs
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    root = tmp_path / 'data'
+    for name in ('images', 'masks'):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for stem in ('a', 'b'):
+        cv2.imwrite(str(root / f'images/{stem}.png'), rng.integers(0, 255, (8, 10, 3), dtype=np.uint8))
+        for k in range(3):
+            cv2.imwrite(str(root / f'masks/{stem}_{k}.png'), (rng.random((8, 10)) > 0.5).astype(np.uint8) * 255)
+    records = [
+        PairRecord(f'images/{stem}.png', f'masks/{stem}_{w}.png', f'masks/{stem}_{x}.png', 0.8, low, round(0.8 - low, 6),
+                   '<image>Please segment the blood vessels.', 'greedy', 'threshold:0.9',
+                   extra=dict(chosen_dice=0.9, rejected_dice=0.6, chosen_agreement=0.75, rejected_over_segments=True))
+        for stem, w, x, low in (('a', 0, 1, 0.6), ('a', 0, 2, 0.5), ('b', 0, 1, 0.4))]
+    write_pairs(root / 'dpo_annotations.json', records)
+    return root
