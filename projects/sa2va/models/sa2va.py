@@ -7,9 +7,10 @@ arXiv 2501.04001. SAM 2: Ravi et al., arXiv 2408.00714.
 """
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Mapping, Sequence
+from typing import ContextManager, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Sam2Model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .mllm import build_mllm
+from .mllm import build_mllm, hidden_size_of
 from .sam2 import complete_dims, sam2_config
 
 # Buffers that hold frequencies. Rounded to bfloat16 they shift rotary phases by whole radians at long
@@ -68,25 +69,33 @@ class Sa2VAModel(nn.Module):
     Args:
         config: the released ``config.json`` as a dict.
         sam2_dims: sizes of SAM2 (see ``models/sam2.py``); None means Hiera-Large at 1024 px.
+        with_mllm: False leaves the language model and its vision tower out: such a model takes only batches that
+            bring their [SEG] states (``seg_states``), and the largest variant fits a small GPU.
 
     Attributes:
-        mllm: the family's language model with its vision tower (``vision_model``, ``language_model``).
+        mllm: the family's language model with its vision tower (``vision_model``, ``language_model``), or None.
         text_hidden_fcs: [SEG] state -> SAM2 prompt vector.
         sam2: ``transformers.Sam2Model`` (everything of SAM2 but its video memory).
         sam_size: side of the square SAM2 input, pixels.
         source: where the weights came from (``hf_checkpoint.Source``), or None.
+        autocast_dtype: matrix products run in this dtype whatever the parameters are stored in; None: as stored.
+
+    A batch may bring results that were computed before (``projects/sa2va/caching``), which then are not computed again:
+    ``vision_tokens`` (:meth:`MultimodalLLM.vision_tokens`), ``seg_states [n_seg, D]`` (:meth:`seg_states`),
+    ``sam2_levels`` (:meth:`sam2_levels`) or ``sam2_features`` (:class:`Sam2Features` as a list of three tensors).
     """
 
-    def __init__(self, config: Mapping, sam2_dims: Mapping | None = None) -> None:
+    def __init__(self, config: Mapping, sam2_dims: Mapping | None = None, with_mllm: bool = True) -> None:
         super().__init__()
         dims = complete_dims(sam2_dims)
-        self.mllm = build_mllm(config)
-        width = self.mllm.hidden_size
+        self.mllm = build_mllm(config) if with_mllm else None
+        width = hidden_size_of(config)
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dims['hidden_dim']))
         self.sam2 = Sam2Model(sam2_config(dims))
         self.sam_size: int = dims['image_size']
         self.sam2_dims = dims
         self.source = None
+        self.autocast_dtype: torch.dtype | None = None
 
     def _apply(self, fn, recurse: bool = True):
         kept = [(module, name, buffer) for module in self.modules() for name, buffer in module._buffers.items()
@@ -98,13 +107,31 @@ class Sa2VAModel(nn.Module):
                 module._buffers[name] = buffer.to(moved.device)
         return self
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Trade computation for memory in the language model, the vision tower and SAM2's image encoder."""
+    def gradient_checkpointing_enable(self, below: Iterable[str] = ('',)) -> int:
+        """Trade computation for memory: transformer layers keep their input only and run again in the backward pass
+        (Chen et al., arXiv 1604.06174).
+
+        Args:
+            below: paths of the modules whose layers do so; the default is all of language model, vision tower and
+                SAM2's image encoder.
+
+        Returns:
+            The number of layers.
+        """
+        count = 0
         # Layer by layer: Sam2Model declares no support although its blocks have it.
-        for module in self.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.gradient_checkpointing = True
-                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        for path in below:
+            for module in self.get_submodule(path).modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.gradient_checkpointing = True
+                    module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+                    count += 1
+        return count
+
+    def _precision(self) -> ContextManager:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.sam2.no_memory_embedding.device.type, self.autocast_dtype)
 
     def unused_by_masks(self) -> list[str]:
         """Names of parameters that no mask logit depends on, so that no loss on masks can train them.
@@ -121,7 +148,8 @@ class Sa2VAModel(nn.Module):
         """The three FPN levels ``[B, C, S/4, S/4]``, ``[B, C, S/8, S/8]``, ``[B, C, S/16, S/16]``."""
         weight = self.sam2.vision_encoder.backbone.patch_embed.projection.weight
         # Not Sam2Model.get_image_embeddings: it runs under no_grad.
-        return list(self.sam2.vision_encoder(sam_pixel_values.to(weight.dtype)).fpn_hidden_states)
+        with self._precision():
+            return list(self.sam2.vision_encoder(sam_pixel_values.to(weight.dtype)).fpn_hidden_states)
 
     def encode_image(self, sam_pixel_values: torch.Tensor) -> Sam2Features:
         """SAM2 image features; differentiable.
@@ -129,15 +157,45 @@ class Sa2VAModel(nn.Module):
         Args:
             sam_pixel_values: ``[B, 3, S, S]`` with S = ``sam_size``, as the preprocessor gives it.
         """
-        stride4, stride8, stride16 = self.sam2_levels(sam_pixel_values)
+        return self.features_of_levels(self.sam2_levels(sam_pixel_values))
+
+    def features_of_levels(self, levels: Sequence[torch.Tensor]) -> Sam2Features:
+        """FPN levels (:meth:`sam2_levels`) -> what the decoder takes; ``conv_s0`` and ``conv_s1`` belong to the decoder."""
+        stride4, stride8, stride16 = levels
         decoder = self.sam2.mask_decoder
         # A single image has no memory; SAM 2 marks that with a learned vector instead of memory attention.
         no_memory = self.sam2.no_memory_embedding.reshape(1, -1, 1, 1)
-        return Sam2Features(stride16 + no_memory, [decoder.conv_s0(stride4), decoder.conv_s1(stride8)])
+        with self._precision():
+            return Sam2Features(stride16 + no_memory, [decoder.conv_s0(stride4), decoder.conv_s1(stride8)])
+
+    def image_features(self, batch: dict) -> Sam2Features:
+        """SAM2 image features of a batch, from ``sam2_features`` or ``sam2_levels`` where the batch brings them."""
+        if 'sam2_features' in batch:
+            embed, *high_res = batch['sam2_features']
+            return Sam2Features(embed, high_res)
+        if 'sam2_levels' in batch:
+            return self.features_of_levels(batch['sam2_levels'])
+        return self.encode_image(batch['sam_pixel_values'])
 
     def embed_states(self, seg_states: torch.Tensor) -> torch.Tensor:
         """Language-model states at [SEG] ``[n_seg, D]`` -> SAM2 prompt vectors ``[n_seg, C]``."""
-        return self.text_hidden_fcs(seg_states.to(self.text_hidden_fcs[0].weight.dtype))
+        with self._precision():
+            return self.text_hidden_fcs(seg_states.to(self.text_hidden_fcs[0].weight.dtype))
+
+    def seg_states(self, batch: dict) -> torch.Tensor:
+        """The language model's states at [SEG], ``[n_seg, D]``: from the batch where it brings them, else computed.
+
+        Raises:
+            ValueError: the model was built without its language model and the batch brings no states.
+        """
+        if 'seg_states' in batch:
+            return batch['seg_states']
+        if self.mllm is None:
+            raise ValueError('this model was built without its language model, and the batch brings no seg_states')
+        with self._precision():
+            hidden = self.mllm(batch)
+        index = batch['seg_index']
+        return hidden[index[:, 0], index[:, 1]]
 
     def encode_prompt(self, batch: dict) -> torch.Tensor:
         """The prompt vector of every [SEG] token, ``[n_seg, C]``, in the order of ``batch['seg_index']``.
@@ -145,9 +203,7 @@ class Sa2VAModel(nn.Module):
         Args:
             batch: what ``Sa2VAPreprocessor.collate`` gives, on the model's device.
         """
-        hidden = self.mllm(batch)
-        index = batch['seg_index']
-        return self.embed_states(hidden[index[:, 0], index[:, 1]])
+        return self.embed_states(self.seg_states(batch))
 
     def decode(self, features: Sam2Features, seg_embedding: torch.Tensor,
                seg_sample_index: torch.Tensor | Sequence[int] | None = None) -> MaskOutput:
@@ -169,10 +225,11 @@ class Sa2VAModel(nn.Module):
         padding = prompt_encoder.not_a_point_embed.weight.to(seg_embedding.dtype).expand(n, 2, -1)
         sparse = torch.cat([padding, seg_embedding.unsqueeze(1)], dim=1).unsqueeze(1)
         dense = prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        masks, iou, _, score = self.sam2.mask_decoder(
-            image_embeddings=embed, image_positional_embeddings=self.dense_position_encoding().to(embed.dtype),
-            sparse_prompt_embeddings=sparse.to(embed.dtype), dense_prompt_embeddings=dense, multimask_output=True,
-            high_resolution_features=features.high_res)
+        with self._precision():
+            masks, iou, _, score = self.sam2.mask_decoder(
+                image_embeddings=embed, image_positional_embeddings=self.dense_position_encoding().to(embed.dtype),
+                sparse_prompt_embeddings=sparse.to(embed.dtype), dense_prompt_embeddings=dense, multimask_output=True,
+                high_resolution_features=features.high_res)
         masks, iou = masks.squeeze(1).float(), iou.squeeze(1).float()
         best = iou.argmax(dim=1)
         low_res = masks[torch.arange(n, device=masks.device), best]
@@ -185,8 +242,7 @@ class Sa2VAModel(nn.Module):
 
     def mask_logits(self, batch: dict) -> MaskOutput:
         """Image and prompt to logits: the one function of training, generation and test."""
-        features = self.encode_image(batch['sam_pixel_values'])
-        return self.decode(features, self.encode_prompt(batch), batch['seg_index'][:, 0])
+        return self.decode(self.image_features(batch), self.encode_prompt(batch), batch['seg_index'][:, 0])
 
     forward = mask_logits
 

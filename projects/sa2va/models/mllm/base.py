@@ -24,6 +24,14 @@ class MultimodalLLM(nn.Module):
         """Projected vision tokens ``[n_image_tokens, D]`` of all images of the batch, in order."""
         raise NotImplementedError
 
+    def vision_tokens(self, batch: dict) -> torch.Tensor:
+        """Everything the decoder takes from the vision tower, one row an image token: ``[n_image_tokens, W]``.
+
+        W is D, and more where the tower also feeds inner layers of the decoder (Qwen3-VL). The rows that a batch brings as
+        ``vision_tokens`` are taken as they are.
+        """
+        return batch['vision_tokens'] if 'vision_tokens' in batch else self.image_tokens(batch)
+
     def forward(self, batch: dict, cache=None) -> torch.Tensor:
         """Hidden states ``[B, L, D]``: at a [SEG] token, what ``text_hidden_fcs`` was trained on.
 
@@ -59,9 +67,17 @@ def merge_image_tokens(embeddings: torch.Tensor, is_image: torch.Tensor, tokens:
     return embeddings.masked_scatter(mask, tokens.to(embeddings.dtype))
 
 
-def full_attention_or_none(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """None for a batch of one, whose row cannot be padded: plain causal attention takes the fast kernels."""
-    return None if attention_mask is None or attention_mask.shape[0] == 1 else attention_mask
+def causal_attention_mask(batch: dict, cache=None) -> torch.Tensor | None:
+    """What to give a decoder as ``attention_mask`` so that plain causal attention, and with it the fast kernels, run.
+
+    Rows are padded on the right, where causal attention never looks from a real token: without a cache, padding needs no
+    mask. It is all ones then and not None, which transformers (4.57) takes for several sequences packed into one row and
+    answers with an explicit mask of L x L. With a cache, what follows padding would look at it.
+    """
+    if cache is None:
+        return torch.ones_like(batch['input_ids'])
+    mask = batch.get('attention_mask')
+    return None if mask is None or mask.shape[0] == 1 else mask
 
 
 def with_rope_fields(fields: Mapping) -> dict:

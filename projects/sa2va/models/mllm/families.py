@@ -61,6 +61,12 @@ def check_config(config: Mapping, where: str = 'config.json') -> None:
                 raise InputError(f'{where}: {section}.{name} is {value!r}, must be a positive whole number')
 
 
+def hidden_size_of(config: Mapping, where: str = 'config.json') -> int:
+    """Width D of the language model's states, without building it."""
+    section = 'llm_config' if family_of(config, where) == 'internvl' else 'text_config'
+    return int(config.get(section, config)['hidden_size'])
+
+
 def build_mllm(config: Mapping, where: str = 'config.json') -> MultimodalLLM:
     """The family's model with fresh weights (on the meta device inside ``empty_weights``)."""
     family = family_of(config, where)

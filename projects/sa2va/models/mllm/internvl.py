@@ -13,7 +13,7 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from ...errors import InputError
-from .base import MultimodalLLM, full_attention_or_none, merge_image_tokens, with_rope_fields
+from .base import MultimodalLLM, causal_attention_mask, merge_image_tokens, with_rope_fields
 
 # Fields of a released llm_config that decide the arithmetic. Everything else in there (attention kernels,
 # dtypes, token ids, remote-code maps) belongs to the code that wrote it.
@@ -118,9 +118,9 @@ class InternVL(MultimodalLLM):
     def forward(self, batch: dict, cache=None) -> torch.Tensor:
         ids = batch['input_ids']
         embeddings = merge_image_tokens(self.language_model.embed_tokens(ids), batch['image_token_mask'],
-                                        self.image_tokens(batch))
+                                        self.vision_tokens(batch))
         return self.language_model(
-            inputs_embeds=embeddings, attention_mask=full_attention_or_none(batch.get('attention_mask')),
+            inputs_embeds=embeddings, attention_mask=causal_attention_mask(batch, cache),
             past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
     def step(self, token_ids: torch.Tensor, cache, batch: dict) -> torch.Tensor:

@@ -8,7 +8,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTe
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (Qwen2_5_VisionTransformerPretrainedModel,
                                                                 Qwen2_5_VLTextModel)
 
-from .base import full_attention_or_none, merge_image_tokens
+from .base import causal_attention_mask, merge_image_tokens
 from .qwen_vl import QwenVL, sub_config, text_fields
 
 
@@ -24,9 +24,9 @@ class Qwen25VL(QwenVL):
 
     def forward(self, batch: dict, cache=None) -> torch.Tensor:
         embeddings = merge_image_tokens(self.language_model.embed_tokens(batch['input_ids']),
-                                        batch['image_token_mask'], self.image_tokens(batch))
+                                        batch['image_token_mask'], self.vision_tokens(batch))
         return self.language_model(
-            inputs_embeds=embeddings, attention_mask=full_attention_or_none(batch.get('attention_mask')),
+            inputs_embeds=embeddings, attention_mask=causal_attention_mask(batch, cache),
             position_ids=self.with_text_row(self.positions(batch)), past_key_values=cache,
             use_cache=cache is not None).last_hidden_state
 

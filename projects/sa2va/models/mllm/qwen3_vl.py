@@ -12,7 +12,7 @@ from torch import nn
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
-from .base import full_attention_or_none, merge_image_tokens
+from .base import causal_attention_mask, merge_image_tokens
 from .qwen_vl import QwenVL, sub_config, text_fields
 
 
@@ -34,12 +34,18 @@ class Qwen3VL(QwenVL):
     def image_tokens(self, batch: dict) -> torch.Tensor:
         return self.vision_states(batch)[0]
 
-    def forward(self, batch: dict, cache=None) -> torch.Tensor:
+    def vision_tokens(self, batch: dict) -> torch.Tensor:
+        if 'vision_tokens' in batch:
+            return batch['vision_tokens']
         tokens, deep = self.vision_states(batch)
+        return torch.cat([tokens, *deep], dim=1)
+
+    def forward(self, batch: dict, cache=None) -> torch.Tensor:
+        tokens, *deep = self.vision_tokens(batch).split(self.hidden_size, dim=1)
         embeddings = merge_image_tokens(self.language_model.embed_tokens(batch['input_ids']),
                                         batch['image_token_mask'], tokens)
         return self.language_model(
-            inputs_embeds=embeddings, attention_mask=full_attention_or_none(batch.get('attention_mask')),
+            inputs_embeds=embeddings, attention_mask=causal_attention_mask(batch, cache),
             position_ids=self.with_text_row(self.positions(batch)), visual_pos_masks=batch['image_token_mask'],
             deepstack_visual_embeds=deep, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
