@@ -155,7 +155,8 @@ def _assign(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.float32,
-                    device: str | torch.device = 'cpu', *, requires_grad: bool = False) -> Sa2VAModel:
+                    device: str | torch.device = 'cpu', *, requires_grad: bool = False,
+                    with_mllm: bool = True) -> Sa2VAModel:
     """The model of a released directory, in eval mode.
 
     Tensors are read one at a time, in file order, and go straight to ``device`` in ``dtype``, piece by piece, so that
@@ -166,6 +167,8 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         dtype: of all parameters.
         device: where they go.
         requires_grad: True opens every parameter; the default freezes all (see ``models/trainable.py``).
+        with_mllm: False leaves the language model and its vision tower on the disk (the model then takes only batches that
+            bring their [SEG] states); the names and shapes of their tensors are checked all the same.
 
     Raises:
         InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration.
@@ -176,6 +179,8 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         model = Sa2VAModel(config, dims)
     head, _, _, tied = vocabulary_head(config, family_of(config))
     _check_keys(store, _released_shapes(model, config, dims), optional={head} if tied else set())
+    if not with_mllm:
+        model.mllm = None
 
     buffers = {name for name, _ in model.named_buffers()}
     for group in sorted(key_groups(config, model.state_dict()), key=lambda g: store.order(g.released[0])):

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 
 from .preference_loss import PreferenceConfig, combined_loss
 from .reference import build_reference
+from .sa2va import upsample_logits
 from .sa2va_seg_model import Sa2VASegModel
 
 
@@ -33,7 +34,7 @@ class Sa2VADPOModel(Sa2VASegModel):
     likelihood under the policy is a per-pixel Bernoulli on one map of logits.
 
     Args:
-        checkpoint, trainable, score_size, dtype: as in :class:`Sa2VASegModel`.
+        checkpoint, trainable, score_size and the other settings: as in :class:`Sa2VASegModel`.
         preference: fields of :class:`PreferenceConfig`; ``dict(type='guide')`` is the guide's objective as written.
         reference: ``'initial'`` (the policy before training: adapters off and snapshots of fully trained parts),
             ``'copy'`` (a full frozen copy) or ``'none'`` (the guide's simplified form).
@@ -43,12 +44,10 @@ class Sa2VADPOModel(Sa2VASegModel):
     """
 
     def __init__(self, checkpoint: str, trainable: Mapping | str, preference: Mapping,
-                 reference: str = 'initial', score_size: int | None = None, dtype: str = 'float32',
-                 data_preprocessor: dict | None = None) -> None:
+                 reference: str = 'initial', **settings) -> None:
         # Before the checkpoint is read: a mistyped setting should not cost the minutes that a large one takes.
         objective = preference_config(preference, reference)
-        super().__init__(checkpoint, trainable, score_size=score_size, dtype=dtype,
-                         data_preprocessor=data_preprocessor)
+        super().__init__(checkpoint, trainable, **settings)
         self.preference = objective
         self.reference = build_reference(reference if self.preference.use_reference else 'none', self.policy)
 
@@ -57,7 +56,8 @@ class Sa2VADPOModel(Sa2VASegModel):
         """Losses and logs of a batch of images with their pairs.
 
         Args:
-            batch: the policy's input for B images.
+            batch: the policy's input for B images. Where it brings ``reference_low_res`` ([B, h, w], the reference's
+                low-resolution logits), the reference is not run.
             chosen, rejected: soft masks of P pairs, [P, S, S] uint8 where 255 is certain vessel.
             image_index: [P] int64, the image each pair belongs to.
             gaps: [P] float32, ``iou_gap`` of each pair.
@@ -65,6 +65,9 @@ class Sa2VADPOModel(Sa2VASegModel):
         logits = self.score_logits(self.policy(batch))
         reference_logits = None
         if self.reference is not None:
-            reference_logits = self.score_logits(self.reference(self.policy, batch))
+            low_res = batch.get('reference_low_res')
+            if low_res is None:
+                low_res = self.reference(self.policy, batch).low_res
+            reference_logits = upsample_logits(low_res.float(), self.score_size)
         return combined_loss(self.preference, logits, reference_logits, chosen.float() / 255, rejected.float() / 255,
                              gaps=gaps, image_index=image_index)

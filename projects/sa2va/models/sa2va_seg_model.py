@@ -9,8 +9,8 @@ from mmengine.registry import MODELS
 
 from .hf_checkpoint import load_checkpoint
 from .preference_loss import segmentation_anchor
-from .sa2va import MaskOutput, upsample_logits
-from .trainable import parameter_groups, set_trainable
+from .sa2va import MaskOutput, Sa2VAModel, upsample_logits
+from .trainable import checkpoint_activations, parameter_groups, set_trainable, store_trainable_as
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
@@ -30,20 +30,33 @@ class Sa2VASegModel(BaseModel):
             a little, and the IoU head learns the soft IoU of each (SAM, arXiv 2304.02643, section "training").
         iou_weight: weight of the IoU head's squared error (``hypotheses='all'`` only).
         dtype: ``'float32'`` or ``'bfloat16'``; the dtype in which the weights are loaded. DeepSpeed's bf16 casts them anyway.
+        trainable_dtype: dtype in which trained tensors are kept; None: ``dtype``. ``dtype='bfloat16'`` with
+            ``trainable_dtype='float32'`` halves the memory of what is frozen while the optimiser's steps stay exact; the
+            policy then computes under bfloat16 autocast. For single-device strategies (DeepSpeed does this by itself).
+        activation_checkpointing: parts whose layers keep only their inputs for the backward pass, such as
+            ``dict(llm=True, sam2_encoder=True)``; see :func:`projects.sa2va.models.trainable.checkpoint_activations`.
+        with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
+            states (docs/speed.md).
+        policy: a ``Sa2VAModel`` to use in place of the checkpoint's, for callers that made one in memory.
     """
 
     def __init__(self, checkpoint: str, trainable: Mapping | str, score_size: int | None = None,
                  bce_weight: float = 2.0, dice_weight: float = 0.5, cldice_weight: float = 0.0,
                  hypotheses: str = 'selected', iou_weight: float = 1.0, dtype: str = 'float32',
-                 data_preprocessor: dict | None = None) -> None:
+                 trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | None = None,
+                 with_mllm: bool = True, policy: Sa2VAModel | None = None, data_preprocessor: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        if dtype not in _DTYPES:
-            raise ValueError(f'model.dtype: {dtype!r} is not one of {", ".join(_DTYPES)}')
+        for name, value in (('dtype', dtype), ('trainable_dtype', trainable_dtype or dtype)):
+            if value not in _DTYPES:
+                raise ValueError(f'model.{name}: {value!r} is not one of {", ".join(_DTYPES)}')
         if hypotheses not in ('selected', 'all'):
             raise ValueError(f'model.hypotheses: {hypotheses!r} must be "selected" or "all"')
         self.checkpoint = checkpoint
-        self.policy = load_checkpoint(checkpoint, dtype=_DTYPES[dtype])
+        self.policy = policy or load_checkpoint(checkpoint, dtype=_DTYPES[dtype], with_mllm=with_mllm)
         self.switches = set_trainable(self.policy, trainable)
+        if trainable_dtype is not None:
+            store_trainable_as(self.policy, _DTYPES[trainable_dtype], _DTYPES[dtype])
+        checkpoint_activations(self.policy, activation_checkpointing or {})
         self.score_size = score_size or self.policy.sam_size
         self.seg_terms = dict(bce_weight=bce_weight, dice_weight=dice_weight, cldice_weight=cldice_weight)
         self.hypotheses = hypotheses

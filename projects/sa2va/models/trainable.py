@@ -115,6 +115,53 @@ def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) ->
     return switches
 
 
+def store_trainable_as(policy: nn.Module, trainable: torch.dtype, frozen: torch.dtype) -> None:
+    """Keep trained tensors in ``trainable`` while what is frozen stays in ``frozen``, in place.
+
+    Where the two differ the policy computes under autocast in ``frozen``, as mixed-precision training does
+    (Micikevicius et al., arXiv 1710.03740): frozen weights cost half the memory, optimiser steps are not rounded.
+    """
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(trainable)
+    if trainable == frozen:
+        return
+    policy.autocast_dtype = frozen
+    for _, layer in lora_layers(policy):
+        # peft would copy every input into float32 first, only for autocast to copy it back.
+        layer.cast_input_dtype_enabled = False
+
+
+# Part with transformer layers -> the parts whose gradient passes through those layers.
+_LAYERED: dict[str, tuple[str, ...]] = {
+    'llm': ('llm', 'vision', 'vision_projector'), 'vision': ('vision',), 'sam2_encoder': ('sam2_encoder',)}
+
+
+def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
+    """Let the layers of some parts keep only their inputs for the backward pass and run again in it.
+
+    Memory of activations falls to about one layer's, time grows by that part's forward pass. A part through which no
+    gradient flows keeps no activations anyway and is left as it is.
+
+    Args:
+        policy: after :func:`set_trainable`.
+        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True or False.
+
+    Returns:
+        The number of layers that do so.
+
+    Raises:
+        ValueError: another part, or a value that is no bool.
+    """
+    for part, value in spec.items():
+        if part not in _LAYERED or not isinstance(value, bool):
+            raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '
+                             f'the values True and False')
+    moving = {part_of(name) for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    return policy.gradient_checkpointing_enable(
+        [PARTS[part] for part, value in spec.items() if value and moving.intersection(_LAYERED[part])])
+
+
 def part_of(parameter_name: str) -> str | None:
     """The part that a parameter of ``Sa2VAModel`` belongs to: the one with the longest matching path."""
     matches = [part for part, path in PARTS.items() if parameter_name.startswith(path + '.')]
