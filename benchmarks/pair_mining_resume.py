@@ -1,6 +1,6 @@
 """Kill the pair generator at random moments and compare what it ends with to an uninterrupted run.
 
-    python benchmarks/pair_mining_resume.py --images 1000 --kills 10 --out /tmp/resume
+    python benchmarks/pair_mining_resume.py --images 1000 --kills 10 --out work_dirs/resume
 
 Prints how long both took and whether every file is the same to the byte.
 """
