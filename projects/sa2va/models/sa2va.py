@@ -182,6 +182,11 @@ class Sa2VAModel(nn.Module):
         with self._precision():
             return self.text_hidden_fcs(seg_states.to(self.text_hidden_fcs[0].weight.dtype))
 
+    def vision_tokens(self, batch: dict) -> torch.Tensor:
+        """Everything the language model takes from its vision tower, ``[n_image_tokens, W]``."""
+        with self._precision():
+            return self.mllm.vision_tokens(batch)
+
     def seg_states(self, batch: dict) -> torch.Tensor:
         """The language model's states at [SEG], ``[n_seg, D]``: from the batch where it brings them, else computed.
 
