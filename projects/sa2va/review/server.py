@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import threading
@@ -46,6 +47,9 @@ def serve(review: ReviewSet, journal: Journal, host: str, port: int) -> None:
         raise InputError(f'--port {port}: {error}: choose another --port') from None
     print(f'{len(review.records)} pairs, {len(journal.decisions)} seen by {journal.reviewer}: {address} '
           f'(journal {journal.path}; Ctrl-C ends)', flush=True)
+    # A process that a script put into the background ignores SIGINT unless it asks for it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         threading.Event().wait()
     finally:
