@@ -29,7 +29,8 @@ if ! "$python" "$root/tools/check_env.py" "$lock" >&2; then
     # DeepSpeed builds its kernels when they are first used; building them all at install time needs a CUDA toolkit.
     export DS_BUILD_OPS=0
     if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
-        uv pip install --python "$python" --no-deps --require-hashes -r "$lock" >&2
+        # pip compiles by itself. Without it every process compiles what it imports anew where bytecode may not be written.
+        uv pip install --python "$python" --no-deps --require-hashes --compile-bytecode -r "$lock" >&2
     else
         "$python" -m pip install --disable-pip-version-check --progress-bar off --no-deps --require-hashes -r "$lock" >&2
     fi

@@ -9,8 +9,9 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
 from ..errors import InputError
-from .annotations import read_pairs, resolve
+from .annotations import PairRecord, read_pairs, resolve
 from .mask_io import read_image_rgb, read_mask
+from .samples import SampleMaker, View, digest_of_file
 from .seg_dataset import Draws, jitter, preprocessor_of
 from .targets import flip, soft_target
 
@@ -33,14 +34,19 @@ class DPOVesselDataset(Dataset):
         flip_prob: probability of a horizontal and, independently, of a vertical flip of image and masks.
         brightness: largest relative change of gain and gamma of the image, 0 switches it off.
         seed: of pair sampling and augmentation.
+        cache: kind -> folder of results that need not be computed (docs/speed.md); not together with ``brightness``.
 
     Raises:
         InputError: the annotation file is bad (see ``read_pairs``) or no pair is left.
+        ValueError: ``cache`` together with ``brightness``.
     """
 
     def __init__(self, data_root: str, preprocessor: str, ann_file: str = 'dpo_annotations.json',
                  score_size: int | None = None, pairs_per_image: int | None = 4, min_iou_gap: float = 0.0,
-                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0) -> None:
+                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0, cache: dict[str, str] | None = None) -> None:
+        if cache and brightness:
+            raise ValueError(f'DPOVesselDataset: brightness {brightness} makes a new image at every visit, so that nothing can '
+                             f'be cached')
         self.data_root = Path(data_root)
         path = self.data_root / ann_file
         groups: dict[tuple[str, str], list] = {}
@@ -51,7 +57,9 @@ class DPOVesselDataset(Dataset):
             raise InputError(f'{path}: no pair has iou_gap >= {min_iou_gap}: '
                              'lower min_iou_gap or generate more diverse candidates')
         self.groups = list(groups.values())
-        self.pre = preprocessor_of(str(preprocessor))
+        self.preprocessor = str(preprocessor)
+        self.pre = preprocessor_of(self.preprocessor)
+        self.make_sample, self.cache = SampleMaker(self.pre, cache), cache
         self.score_size = score_size or self.pre.sam_size
         self.pairs_per_image = pairs_per_image
         self.flip_prob, self.brightness = flip_prob, brightness
@@ -65,19 +73,42 @@ class DPOVesselDataset(Dataset):
         """Pairs in use, over all images."""
         return sum(len(group) for group in self.groups)
 
+    def _view(self, record: PairRecord, horizontal: bool, vertical: bool, rng: np.random.Generator | None = None) -> View:
+        path = resolve(self.data_root, record.image)
+        return View(lambda: digest_of_file(path), lambda: jitter(read_image_rgb(path), self.brightness, rng), record.prompt,
+                    horizontal, vertical)
+
+    def views(self) -> list[View]:
+        """Every view that an item may be: each image with its prompt, as it is or flipped (``brightness`` left aside)."""
+        sides = (False,) if self.flip_prob <= 0 else (True,) if self.flip_prob >= 1 else (False, True)
+        return [self._view(group[0], horizontal, vertical)
+                for group in self.groups for horizontal in sides for vertical in sides]
+
+    def validation_pairs(self, ann_file: str) -> DPOVesselDataset | None:
+        """The pairs of another annotation file of the same root, all of an image at once and never augmented.
+
+        Returns:
+            None where there is no such file, or no pair in it (the generator held no patient out).
+        """
+        path = self.data_root / ann_file
+        if not path.is_file() or path.read_text(encoding='utf-8').strip() == '[]':
+            return None
+        return DPOVesselDataset(str(self.data_root), self.preprocessor, ann_file=ann_file, score_size=self.score_size,
+                                pairs_per_image=None, cache=self.cache)
+
     def __getitem__(self, index: int) -> dict:
         group, rng = self.groups[index], self.draws.next()
         if self.pairs_per_image is not None and len(group) > self.pairs_per_image:
             picks = rng.choice(len(group), self.pairs_per_image, replace=False)
             group = [group[i] for i in sorted(picks)]
-        horizontal, vertical = rng.random(2) < self.flip_prob
-        image = jitter(read_image_rgb(resolve(self.data_root, group[0].image)), self.brightness, rng)
+        horizontal, vertical = (bool(hit) for hit in rng.random(2) < self.flip_prob)
+        sample = self.make_sample(self._view(group[0], horizontal, vertical, rng))
         # A mask often stands in several pairs of its image.
         names = sorted({name for record in group for name in (record.chosen_mask, record.rejected_mask)})
         masks = {name: soft_target(flip(read_mask(resolve(self.data_root, name)), horizontal, vertical),
                                    self.score_size) for name in names}
         return dict(
-            sample=self.pre(flip(image, horizontal, vertical), group[0].prompt),
+            sample=sample,
             chosen=np.stack([masks[record.chosen_mask] for record in group]),
             rejected=np.stack([masks[record.rejected_mask] for record in group]),
             gaps=np.array([record.preference_gap for record in group], np.float32),

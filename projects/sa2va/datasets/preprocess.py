@@ -230,15 +230,22 @@ class Sa2VAPreprocessor:
 
     # -- halves ---------------------------------------------------------------------------------------------------
 
-    def encode_image(self, image: Image.Image | np.ndarray) -> dict:
-        """The image half of a sample (see :meth:`__call__`); depends on nothing but the image."""
+    def encode_image(self, image: Image.Image | np.ndarray, *, for_llm: bool = True, for_sam2: bool = True) -> dict:
+        """The image half of a sample (see :meth:`__call__`); depends on nothing but the image.
+
+        Args:
+            for_llm, for_sam2: False leaves out the view of one of them, for samples that bring what it gives.
+        """
         image = as_rgb(image)
-        square = image.resize((self.sam_size, self.sam_size))
-        return dict(self.images.encode(image), sam_pixel_values=to_normalised_tensor(square),
-                    original_size=(image.height, image.width))
+        encoded = dict(self.images.encode(image)) if for_llm else {}
+        if for_sam2:
+            encoded['sam_pixel_values'] = to_normalised_tensor(image.resize((self.sam_size, self.sam_size)))
+        return dict(encoded, original_size=(image.height, image.width))
 
     def num_image_tokens(self, encoded_image: Mapping) -> int:
         """How many image tokens the prompt of an encoded image holds."""
+        if 'vision_tokens' in encoded_image:
+            return len(encoded_image['vision_tokens'])
         return self.images.num_tokens(encoded_image)
 
     def encode_text(self, prompt: str, answer: str = DEFAULT_ANSWER, *, num_image_tokens: int,
@@ -328,14 +335,36 @@ class Sa2VAPreprocessor:
     def collate(self, samples: Sequence[Mapping]) -> dict:
         """Samples -> batch.
 
+        Samples may bring results in place of what would compute them (``datasets/samples.py``); all of a batch bring the same.
+
         Returns:
             ``input_ids``, ``labels``, ``attention_mask [B, L]`` (right padded), ``image_token_mask [B, L]`` bool,
             ``seg_index [n_seg, 2]`` int64 (row, position), ``pixel_values`` (and ``image_grid_thw``) concatenated,
-            ``sam_pixel_values [B, 3, S, S]``, ``original_sizes`` list of (H, W).
+            ``sam_pixel_values [B, 3, S, S]``, ``original_sizes`` list of (H, W). In their place, where samples bring them:
+            ``seg_states [n_seg, D]`` (then no text; positions in ``seg_index`` count the states of a row),
+            ``vision_tokens [n, W]``, ``sam2_levels`` or ``sam2_features`` (lists of three tensors), and beside all
+            that ``reference_low_res [n_seg, h, w]``.
 
         Raises:
             ValueError: a sample whose text has places for another number of image tokens than its image gives.
         """
+        first = samples[0]
+        batch: dict = dict(original_sizes=[tuple(s['original_size']) for s in samples])
+        if 'seg_states' in first:
+            batch['seg_index'] = torch.tensor([(i, k) for i, s in enumerate(samples) for k in range(len(s['seg_states']))])
+        else:
+            batch.update(self._collate_text(samples))
+        for key in (*self.images.concatenated, 'vision_tokens', 'seg_states', 'reference_low_res'):
+            if key in first:
+                batch[key] = torch.cat([s[key] for s in samples])
+        for key in ('sam2_levels', 'sam2_features'):
+            if key in first:
+                batch[key] = [torch.stack(levels) for levels in zip(*(s[key] for s in samples))]
+        if 'sam_pixel_values' in first:
+            batch['sam_pixel_values'] = torch.stack([s['sam_pixel_values'] for s in samples])
+        return batch
+
+    def _collate_text(self, samples: Sequence[Mapping]) -> dict:
         length = max(len(s['input_ids']) for s in samples)
         ids = torch.full((len(samples), length), self.pad_token_id, dtype=torch.int64)
         labels = torch.full((len(samples), length), -100, dtype=torch.int64)
@@ -348,20 +377,16 @@ class Sa2VAPreprocessor:
             if places != self.num_image_tokens(sample):
                 raise ValueError(f'sample {i}: the text has {places} image tokens, its image gives '
                                  f'{self.num_image_tokens(sample)}')
-        batch = dict(
+        return dict(
             input_ids=ids, labels=labels, attention_mask=mask, image_token_mask=ids == self.image_token_id,
             seg_index=torch.tensor([(i, int(p)) for i, s in enumerate(samples)
-                                    for p in s.get('seg_positions', ())], dtype=torch.int64).reshape(-1, 2),
-            sam_pixel_values=torch.stack([s['sam_pixel_values'] for s in samples]),
-            original_sizes=[tuple(s['original_size']) for s in samples])
-        for key in self.images.concatenated:
-            batch[key] = torch.cat([s[key] for s in samples])
-        return batch
+                                    for p in s.get('seg_positions', ())], dtype=torch.int64).reshape(-1, 2))
 
     def fingerprint(self) -> str:
         """Hex digest of everything that determines the output: two equal fingerprints give equal samples."""
         backend = getattr(self.tokenizer, 'backend_tokenizer', None)
-        state = dict(version=_VERSION, template=self.template, first=first_token_ids(self.tokenizer), images=repr(self.images), sam_size=self.sam_size,
+        state = dict(version=_VERSION, template=self.template, first=first_token_ids(self.tokenizer),
+                     images=repr(self.images), sam_size=self.sam_size, answer=DEFAULT_ANSWER,
                      tokenizer=backend.to_str() if backend is not None else sorted(self.tokenizer.get_vocab().items()))
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 

@@ -1,9 +1,9 @@
 """Images with ground truth as policy inputs: supervised training, validation and test."""
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .annotations import read_segs, resolve
 from .ground_truth import match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask
 from .preprocess import Sa2VAPreprocessor
+from .samples import SampleMaker, View, digest_of_array
 from .targets import flip, soft_target
 
 DEFAULT_PROMPT = '<image>Please segment the blood vessels.'
@@ -104,12 +105,19 @@ class VesselSegDataset(Dataset):
         flip_prob: probability of a horizontal and, independently, of a vertical flip (training only).
         brightness: training only; largest relative change of gain and gamma, 0 switches it off.
         seed: of the augmentation.
+        cache: kind -> folder of results that need not be computed (docs/speed.md); not for training.
+
+    Raises:
+        ValueError: ``cache`` together with ``training``.
     """
 
     def __init__(self, source: dict, preprocessor: str, training: bool = False, score_size: int | None = None,
-                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0) -> None:
+                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0, cache: dict[str, str] | None = None) -> None:
+        if cache and training:
+            raise ValueError('VesselSegDataset: a cache is for validation and test images, not for training ones')
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
         self.pre = preprocessor_of(str(preprocessor))
+        self.make_sample = SampleMaker(self.pre, cache)
         self.training = training
         self.score_size = score_size or self.pre.sam_size
         self.flip_prob, self.brightness = flip_prob, brightness
@@ -118,11 +126,22 @@ class VesselSegDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
+    def views(self) -> Iterator[View]:
+        """The view of every item; not for training."""
+        for index in range(len(self.source)):
+            item = self.source[index]
+            # The views of a whole data set are held at once: they read their pixels again rather than keep them.
+            yield View(partial(str, digest_of_array(item['image'])), partial(self._image, index), item['prompt'])
+
+    def _image(self, index: int) -> np.ndarray:
+        return self.source[index]['image']
+
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]
         image, mask = item['image'], np.asarray(item['mask']) > 0
         if not self.training:
-            return dict(sample=self.pre(image, item['prompt']), gt_mask=mask, image_id=item['image_id'], image=image)
+            view = View(lambda: digest_of_array(image), lambda: image, item['prompt'])
+            return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image)
         rng = self.draws.next()
         image = jitter(image, self.brightness, rng)
         horizontal, vertical = rng.random(2) < self.flip_prob

@@ -62,14 +62,10 @@ class PairValidationHook(Hook):
             self.start = json.loads(history.read_text(encoding='utf-8'))[0]
         if not isinstance(model, Sa2VADPOModel) or not isinstance(train, DPOVesselDataset):
             return
-        path = train.data_root / self.ann_file
-        # A list without a pair is what the generator writes when it held no patient out.
-        if not path.is_file() or path.read_text(encoding='utf-8').strip() == '[]':
-            runner.logger.info(f'{path}: no validation pairs, so pairs/* is not reported and the alarm watches the training '
-                               'pairs (the generator writes them with --val_fraction above 0)')
-            return
-        self.dataset = DPOVesselDataset(str(train.data_root), model.checkpoint, ann_file=self.ann_file,
-                                        score_size=train.score_size, pairs_per_image=None)
+        self.dataset = train.validation_pairs(self.ann_file)
+        if self.dataset is None:
+            runner.logger.info(f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
+                               'watches the training pairs (the generator writes them with --val_fraction above 0)')
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         if metrics is None:
@@ -77,7 +73,7 @@ class PairValidationHook(Hook):
         model = bare_model(runner.model)
         if self.dataset is not None:
             metrics.update({f'pairs/{name}': value for name, value in self.measure(model, runner.iter == 0).items()})
-        if isinstance(model, Sa2VADPOModel) and model.reference is not None:
+        if isinstance(model, Sa2VADPOModel) and model.preference.use_reference:
             if runner.iter == 0:
                 self.start = dict(metrics)
             for name in REFERENCE_METRICS:
@@ -89,16 +85,16 @@ class PairValidationHook(Hook):
         """The pair metrics of the policy as it is now; the same on every process."""
         training, device = model.training, next(model.parameters()).device
         model.eval()
-        names = [name for name in PAIR_METRICS if name != 'drift_outside' or model.reference is not None]
+        names = [name for name in PAIR_METRICS if name != 'drift_outside' or model.preference.use_reference]
         sums = torch.zeros(len(names) + 2, dtype=torch.float64)
         for index in range(get_rank(), len(self.dataset), get_world_size()):
             data = model.data_preprocessor(dpo_collate([self.dataset[index]], model.checkpoint), False)
             low_res = model.policy(data['batch']).low_res.float()
             reference = None
-            if model.reference is not None:
+            if model.preference.use_reference:
                 if index not in self._reference:
                     # At the start policy and reference are one.
-                    first = low_res if at_start else model.reference(model.policy, data['batch']).low_res.float()
+                    first = low_res if at_start else model.reference_low_res(data['batch'])
                     self._reference[index] = first.cpu()
                 reference = upsample_logits(self._reference[index].to(device), model.score_size)
             chosen, rejected = (data[side].float() / 255 for side in ('chosen', 'rejected'))

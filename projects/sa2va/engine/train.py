@@ -90,12 +90,14 @@ def run(cfg) -> int:
     """Fit the config to the machine, build the runner, train; returns the exit code."""
     from mmengine.runner import FlexibleRunner
 
+    from ..caching.prepare import prepare
     from .checkpoint_io import weights_only_loads
     from .strategy import fit_to_machine
 
-    machine_line = fit_to_machine(cfg)
+    lines = [fit_to_machine(cfg), *prepare(cfg)]
     runner = FlexibleRunner.from_cfg(cfg)
-    runner.logger.info(machine_line)
+    for line in lines:
+        runner.logger.info(line)
     with weights_only_loads():
         runner.train()
     return 0

@@ -67,15 +67,18 @@ class FrozenCopyReference(nn.Module):
 
 
 def build_reference(kind: str, policy: nn.Module) -> nn.Module | None:
-    """``'none'`` (the guide's simplified form), ``'initial'`` (adapter off plus snapshots) or ``'copy'``.
+    """``'none'`` (the guide's simplified form), ``'initial'`` (adapter off plus snapshots), ``'copy'`` or ``'stored'``.
+
+    Returns:
+        None for ``'none'``, and for ``'stored'``, whose logits come with the batches.
 
     Raises:
         ValueError: unknown kind.
     """
-    if kind == 'none':
+    if kind in ('none', 'stored'):
         return None
     if kind == 'initial':
         return InitialPolicyReference(policy)
     if kind == 'copy':
         return FrozenCopyReference(policy)
-    raise ValueError(f'reference: {kind!r} is not one of "none", "initial", "copy"')
+    raise ValueError(f'reference: {kind!r} is not one of "none", "initial", "copy", "stored"')

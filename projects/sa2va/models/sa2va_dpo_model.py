@@ -37,7 +37,8 @@ class Sa2VADPOModel(Sa2VASegModel):
         checkpoint, trainable, score_size and the other settings: as in :class:`Sa2VASegModel`.
         preference: fields of :class:`PreferenceConfig`; ``dict(type='guide')`` is the guide's objective as written.
         reference: ``'initial'`` (the policy before training: adapters off and snapshots of fully trained parts),
-            ``'copy'`` (a full frozen copy) or ``'none'`` (the guide's simplified form).
+            ``'copy'`` (a full frozen copy), ``'stored'`` (logits computed before training, which every batch brings; the
+            run's ``cache`` setting chooses this by itself) or ``'none'`` (the guide's simplified form).
 
     Raises:
         ValueError: an unsupported combination, said before any data is read.
@@ -50,6 +51,18 @@ class Sa2VADPOModel(Sa2VASegModel):
         super().__init__(checkpoint, trainable, **settings)
         self.preference = objective
         self.reference = build_reference(reference if self.preference.use_reference else 'none', self.policy)
+
+    def reference_low_res(self, batch: dict) -> torch.Tensor:
+        """Low-resolution logits of the reference, ``[B, h, w]`` float32: those that the batch brings, else computed.
+
+        Raises:
+            ValueError: ``reference='stored'`` and the batch brings none.
+        """
+        if 'reference_low_res' in batch:
+            return batch['reference_low_res'].float()
+        if self.reference is None:
+            raise ValueError('reference "stored": the batch brings no reference_low_res; the data set needs a cache of it')
+        return self.reference(self.policy, batch).low_res.float()
 
     def loss(self, batch: dict, chosen: torch.Tensor, rejected: torch.Tensor, image_index: torch.Tensor,
              gaps: torch.Tensor, **_) -> dict[str, torch.Tensor]:
@@ -64,10 +77,7 @@ class Sa2VADPOModel(Sa2VASegModel):
         """
         logits = self.score_logits(self.policy(batch))
         reference_logits = None
-        if self.reference is not None:
-            low_res = batch.get('reference_low_res')
-            if low_res is None:
-                low_res = self.reference(self.policy, batch).low_res
-            reference_logits = upsample_logits(low_res.float(), self.score_size)
+        if self.preference.use_reference:
+            reference_logits = upsample_logits(self.reference_low_res(batch), self.score_size)
         return combined_loss(self.preference, logits, reference_logits, chosen.float() / 255, rejected.float() / 255,
                              gaps=gaps, image_index=image_index)

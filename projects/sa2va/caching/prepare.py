@@ -1,0 +1,190 @@
+"""Set up the caches of a training run: which kinds, where, filled, and the config pointed at them."""
+from __future__ import annotations
+
+import gc
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import ContextManager
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+
+from ..datasets.dpo_vessel_dataset import DPOVesselDataset
+from ..datasets.samples import SampleMaker
+from ..errors import InputError
+from ..models.sa2va_dpo_model import preference_config
+from ..models.sa2va_seg_model import Sa2VASegModel
+from ..models.trainable import normalise_switches
+from .build import Wish, batch_of, compute, fill, local_rank
+from .fingerprint import fingerprint, weights_digest
+from .kinds import KINDS, Kind, choose
+from .store import CacheStore, evict, size_of
+
+_GIB = 2 ** 30
+SETTINGS = dict(dir='work_dirs/cache', items='auto', max_gib=50.0)
+
+
+def prepare(cfg: Config) -> list[str]:
+    """Fill the caches that ``cfg.cache`` asks for and point data sets and model at them, in place.
+
+    To be called after :func:`engine.strategy.fit_to_machine`, by every process of a run.
+
+    Args:
+        cfg: ``cache`` is None or a dict: ``dir`` (folder; several runs may share it), ``items`` (``'auto'`` or names of
+            ``caching/kinds.py``), ``max_gib`` (bound on all that lies in ``dir``; with ``items='auto'`` the largest kinds
+            are left out until the rest fits).
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        InputError: impossible settings, or too little space.
+    """
+    asked = _settings(cfg)
+    if asked is None:
+        if cfg.model.get('reference') == 'stored':
+            raise InputError('model.reference: "stored" reads precomputed logits: set cache=dict() as well, or '
+                             'reference="initial"')
+        return []
+    kinds = _kinds(cfg, asked['items'])
+    if not kinds:
+        return ['cache: off, everything that could be cached is trained or drawn anew']
+    wishes, maker = _wishes(cfg, [kind.name for kind in kinds])
+    rank, world_size = local_rank()
+    model = _start_model(cfg, rank)
+    lines: list[str] = []
+    with _precision(cfg, model):
+        stores = _stores(cfg, kinds, model, maker, asked['dir'])
+        for store in stores.values():
+            store.hold()
+        lines += _fit(stores, _sizes(model, maker, wishes, list(stores)), asked, rank)
+        wishes = [(view, tuple(name for name in names if name in stores)) for view, names in wishes]
+        done = fill(model.policy, maker, wishes, stores, rank, world_size)
+    lines.append(f'cache: {", ".join(stores) or "nothing"} of {len(wishes)} views in {asked["dir"]}, {done} computed now')
+    del model
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    _point(cfg, stores)
+    return lines
+
+
+def _settings(cfg: Config) -> dict | None:
+    if cfg.get('cache') is None:
+        return None
+    asked = {**SETTINGS, **cfg.cache}
+    unknown = sorted(set(asked) - set(SETTINGS))
+    if unknown:
+        raise InputError(f'cache.{unknown[0]}: no such setting; there are {", ".join(SETTINGS)}')
+    if isinstance(asked['max_gib'], bool) or not isinstance(asked['max_gib'], (int, float)) or asked['max_gib'] <= 0:
+        raise InputError(f'cache.max_gib: {asked["max_gib"]!r} must be a number above 0, in GiB')
+    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset):
+        raise InputError(f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
+                         f'set cache=None')
+    return asked
+
+
+def _kinds(cfg: Config, items) -> list[Kind]:
+    model = cfg.model
+    trainable = 'all' if model.trainable == 'all' else normalise_switches(model.trainable)
+    reference = model.get('reference', 'initial')
+    has_reference = preference_config(model.preference, reference).use_reference
+    kinds = choose(items, trainable, has_reference, cfg.train_dataloader.dataset.get('brightness', 0.0))
+    if reference == 'stored' and has_reference and KINDS['reference_low_res'] not in kinds:
+        raise InputError('model.reference: "stored" needs reference_low_res among cache.items: add it, or set '
+                         'reference="initial"')
+    return kinds
+
+
+def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker]:
+    """Every view that training and validation will ask for, with what it needs."""
+    train = DATASETS.build(cfg.train_dataloader.dataset)
+    wishes: list[Wish] = [(view, tuple(names)) for view in train.views()]
+    for hook in cfg.get('custom_hooks') or []:
+        if hook.get('type') == 'PairValidationHook':
+            pairs = train.validation_pairs(hook.get('ann_file', 'dpo_annotations_val.json'))
+            wishes += [(view, tuple(names)) for view in (pairs.views() if pairs else [])]
+    # The reference's masks of validation images are those of the start, which are measured once.
+    without_reference = tuple(name for name in names if name != 'reference_low_res')
+    if cfg.get('val_dataloader'):
+        wishes += [(view, without_reference) for view in DATASETS.build(cfg.val_dataloader.dataset).views()]
+    return [wish for wish in wishes if wish[1]], SampleMaker(train.pre)
+
+
+def _start_model(cfg: Config, rank: int) -> Sa2VASegModel:
+    """The model as training begins with it: same dtypes, same device, adapters at zero."""
+    model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
+    if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
+        model = model.bfloat16()  # as DeepSpeed does
+    return model.to(f'cuda:{rank}' if torch.cuda.is_available() else 'cpu').eval()
+
+
+def _precision(cfg: Config, model: Sa2VASegModel) -> ContextManager:
+    if cfg.optim_wrapper.type != 'AmpOptimWrapper':
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, getattr(torch, cfg.optim_wrapper.get('dtype') or 'float16'))
+
+
+def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
+    device = next(model.parameters()).device.type
+    precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
+    preprocessing = maker.pre.fingerprint()
+    return {kind.name: CacheStore(Path(directory) / f'{kind.name}-' f'{_fingerprint(kind, model, preprocessing, precision)}')
+            for kind in kinds}
+
+
+def _fingerprint(kind: Kind, model: Sa2VASegModel, preprocessing: str, precision: str) -> str:
+    return fingerprint(kind.name, weights_digest(model.policy, kind.modules), preprocessing, precision)
+
+
+def _sizes(model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
+    """Bytes of every kind over all views, from the first view (others may have another number of tiles)."""
+    results = compute(model.policy, batch_of(maker, wishes[0][0], model.policy), names)
+    return {name: sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+            * sum(name in wanted for _, wanted in wishes) for name, tensors in results.items()}
+
+
+def _fit(stores: dict[str, CacheStore], sizes: dict[str, int], asked: dict, rank: int) -> list[str]:
+    """Keep within ``max_gib`` and the disk: drop kinds (``'auto'``, from ``stores``) and old caches."""
+    lines, bound, root = [], asked['max_gib'] * _GIB, Path(asked['dir'])
+    while sum(sizes[name] for name in stores) > bound:
+        largest = max(stores, key=sizes.get)
+        what = f'{largest} needs {sizes[largest] / _GIB:.3g} GiB and max_gib is {asked["max_gib"]:g}'
+        if asked['items'] != 'auto':
+            raise InputError(f'cache: {what}: raise cache.max_gib, take {largest} out of cache.items, or set flip_prob=0 '
+                             f'(flips are four views of an image)')
+        lines.append(f'cache: {what}: left out')
+        del stores[largest]
+    if rank:
+        return lines
+    present = {name: size_of(store.directory) for name, store in stores.items()}
+    needed = sum(max(0, sizes[name] - present[name]) for name in stores)
+    total = size_of(root)
+    keep = {store.directory.name for store in stores.values()}
+    over = total + needed - bound
+    if over > 0:
+        freed = evict(root, keep, int(over))
+        lines.append(f'cache: {freed / _GIB:.3g} GiB of earlier runs removed to stay within max_gib')
+        if freed < over:
+            raise InputError(f'cache: {root} holds {(total - freed) / _GIB:.3g} GiB that other runs use, {needed / _GIB:.3g} '
+                             f'GiB more are needed and max_gib is {asked["max_gib"]:g}: raise cache.max_gib or choose '
+                             f'another cache.dir')
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise InputError(f'cache: {needed / _GIB:.3g} GiB are needed in {root}, the disk has {free / _GIB:.3g} GiB: free '
+                         f'space, choose another cache.dir, or lower cache.max_gib')
+    return lines
+
+
+def _point(cfg: Config, stores: dict[str, CacheStore]) -> None:
+    """Let data sets read the stores, and leave out of memory what they replace."""
+    folders = {name: str(store.directory) for name, store in stores.items()}
+    cfg.train_dataloader.dataset.cache = folders
+    if cfg.get('val_dataloader'):
+        cfg.val_dataloader.dataset.cache = {name: path for name, path in folders.items() if name != 'reference_low_res'}
+    if 'reference_low_res' in folders:
+        cfg.model.reference = 'stored'
+    if 'seg_states' in folders:
+        cfg.model.with_mllm = False

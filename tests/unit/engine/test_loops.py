@@ -1,0 +1,27 @@
+"""Endless batches: every epoch whole, shuffled anew, without mmengine's pause."""
+from itertools import islice
+
+import pytest
+from mmengine.dataset import DefaultSampler
+from torch.utils.data import DataLoader
+
+from projects.sa2va.engine.loops import endless
+
+
+def test_epochs_follow_each_other_whole_and_shuffled_anew(monkeypatch):
+    monkeypatch.setattr('time.sleep', lambda seconds: pytest.fail(f'slept {seconds} s'))
+    data = list(range(7))
+    loader = DataLoader(data, batch_size=3, sampler=DefaultSampler(data, shuffle=True, seed=5), collate_fn=list)
+    batches = list(islice(endless(loader), 9))
+    epochs = [sum(batches[start:start + 3], []) for start in (0, 3, 6)]
+    assert all(sorted(epoch) == data for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    sampler = DefaultSampler(data, shuffle=True, seed=5)
+    for number, epoch in enumerate(epochs):
+        sampler.set_epoch(number)
+        assert epoch == list(sampler), 'the order that mmengine gives'
+
+
+def test_no_batch_is_an_error_and_not_a_hang():
+    with pytest.raises(ValueError, match='no batch'):
+        next(endless(DataLoader([1, 2], batch_size=3, drop_last=True)))
