@@ -62,8 +62,8 @@ def fill(policy: Sa2VAModel, maker: SampleMaker, wishes: Sequence[Wish], stores:
     Returns:
         The number of views that this process computed.
     """
-    missing = [wish for wish in wishes if _missing(wish, stores)]
-    mine = missing[rank::world_size]
+    # Shares of all views: what is missing changes while processes start, and they would divide different lists.
+    mine = [wish for wish in wishes[rank::world_size] if _missing(wish, stores)]
     done = 0
     for view, names in tqdm(mine, desc='cache', unit='view', disable=rank != 0 or not mine):
         kinds = _missing((view, names), stores)
@@ -73,7 +73,8 @@ def fill(policy: Sa2VAModel, maker: SampleMaker, wishes: Sequence[Wish], stores:
             stores[kind].write(view.key(), tensors)
         done += 1
     # Not a collective: there is no process group yet, and a launcher ends the others when one fails.
-    while any(_missing(wish, stores) for wish in missing):
+    waiting = list(wishes)
+    while waiting := [wish for wish in waiting if _missing(wish, stores)]:
         time.sleep(0.2)
     return done
 

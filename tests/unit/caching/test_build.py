@@ -1,4 +1,6 @@
 """What is stored gives the logits that computing gives, for every family; fingerprints notice every change."""
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,19 @@ def test_filling_goes_on_where_it_stopped_and_processes_share_the_work(family, t
     assert fill(model, SampleMaker(pre), wishes, stores, rank=0, world_size=2) == 1
     assert stores['vision_tokens'].path(wishes[0][0].key()).stat().st_mtime_ns == before, 'not computed twice'
     assert fill(model, SampleMaker(pre), wishes, stores) == 0
+
+
+def test_a_process_that_starts_late_leaves_no_view_to_nobody(family, tmp_path):
+    model, pre, image = family
+    stores = {'vision_tokens': CacheStore(tmp_path / 'vision_tokens')}
+    wishes = [(View(lambda i=i: str(i), lambda: image, 'segment the vessel'), tuple(stores)) for i in range(4)]
+    fill(model, SampleMaker(pre), wishes[:1], stores)  # the first process is at work before the second looks
+    late = threading.Thread(target=fill, args=(model, SampleMaker(pre), wishes, stores, 1, 2), daemon=True)
+    late.start()
+    fill(model, SampleMaker(pre), wishes[::2], stores)  # the share of the first
+    late.join(30)
+    assert not late.is_alive()
+    assert all(view.key() in stores['vision_tokens'] for view, _ in wishes)
 
 
 def test_fingerprints_belong_to_weights_precision_and_preprocessing(shared_dir):
