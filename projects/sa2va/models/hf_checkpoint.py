@@ -282,6 +282,35 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
         _copy_others(store.directory, part, skip=weight_files(store))
 
 
+def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike, sam_size: int) -> Path:
+    """The same weights with SAM2 looking at another number of pixels; only ``sam2_dims.json`` differs.
+
+    Hiera's position embeddings are interpolated to any grid, as SAM 2 (arXiv 2408.00714) does it, so the tensors serve
+    every size. A finer grid gives a finer map of logits (stride 4) and costs computation in proportion to its area.
+
+    Args:
+        directory: a checkpoint whose ``sam2_dims.json`` states its sizes.
+        out_dir: new or empty; it appears only when complete.
+        sam_size: side of the square SAM2 input, pixels; a multiple of 64.
+
+    Raises:
+        InputError: a released checkpoint without ``sam2_dims.json`` (upstream's code always gives it 1024 px), an
+            impossible size, or the output directory is in use.
+    """
+    directory, out_dir = Path(directory), Path(out_dir)
+    path = directory / SAM2_DIMS
+    if not path.is_file():
+        raise InputError(f'{directory}: has no {SAM2_DIMS}, so it is read at 1024 px wherever it is used; its input size '
+                         f'cannot be changed')
+    if sam_size < 64 or sam_size % 64:
+        raise InputError(f'sam_size: {sam_size} is no multiple of 64 pixels')
+    dims = dict(_read_json(path), image_size=sam_size)
+    with _new_directory(out_dir) as part:
+        _copy_others(directory, part, skip={SAM2_DIMS})
+        (part / SAM2_DIMS).write_text(json.dumps(dims, indent=1) + '\n', encoding='utf-8')
+    return out_dir
+
+
 def export_adapter(model: Sa2VAModel, out_dir: str | os.PathLike) -> Path:
     """Write what was trained as an adapter (see ``checkpoint/adapter.py``), to be put on the start checkpoint again with
     :func:`load_adapter`.
