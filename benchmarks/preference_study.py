@@ -25,7 +25,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs/study')
     parser.add_argument('--data', nargs='+', default=['demo', 'hrf', 'chase'], choices=['demo', 'hrf', 'chase'])
-    parser.add_argument('--bases', nargs='+', default=['tiny', 'thick'], choices=['tiny', 'thick'])
+    parser.add_argument('--bases', nargs='+', default=['tiny', 'thick'],
+                        help='tiny, thick, or tiny@N for the bundled checkpoint at N px; masks are then scored at N / 2')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument('--groups', nargs='+', default=['main'], choices=['main', 'bounded', 'attempts', 'rates'])
     parser.add_argument('--cells', nargs='+', help='only recipes whose name contains one of these')
@@ -73,6 +74,8 @@ def main() -> None:
         for cell in table:
             if cell.steps:
                 cell = replace(cell, steps=args.steps or cell.steps, lr=args.lr or cell.lr)
+            if '@' in base:
+                cell = replace(cell, score_size=int(base.split('@')[1]) // 2)
             stem = f'{base}-{data}-{seed}-{cell.name.replace(" ", "_").replace("/", "_")}'
             path = args.out / 'runs' / f'{stem}.json'
             if path.exists() or time.time() - began > 60 * args.minutes:

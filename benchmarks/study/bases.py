@@ -12,7 +12,7 @@ from projects.sa2va.datasets.drawn import draw
 from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
 from projects.sa2va.datasets.seg_dataset import DEFAULT_PROMPT
 from projects.sa2va.datasets.targets import soft_target
-from projects.sa2va.models.hf_checkpoint import export_checkpoint
+from projects.sa2va.models.hf_checkpoint import copy_with_sam_size, export_checkpoint
 from projects.sa2va.models.sa2va_seg_model import Sa2VASegModel
 
 from .table import FULL
@@ -22,9 +22,17 @@ THICKER_PX, IMAGES, STEPS, BATCH, LR, SCORE_SIZE = 2.0, 160, 120, 8, 3e-4, 256
 
 
 def base_checkpoint(kind: str, out: Path, device: str) -> str:
-    """Directory of the ``'tiny'`` or the ``'thick'`` base; the latter is trained on first use, always from the same seed."""
+    """Directory of the ``'tiny'`` or the ``'thick'`` base; the latter is trained on first use, always from the same seed.
+
+    ``'tiny@1024'`` is ``'tiny'`` with SAM2 looking at 1024 px.
+    """
     if kind == 'tiny':
         return TINY
+    if kind.startswith('tiny@'):
+        target = out / 'bases' / kind
+        if not target.exists():
+            copy_with_sam_size(TINY, target, int(kind.removeprefix('tiny@')))
+        return str(target)
     target = out / 'bases' / kind
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,14 @@ _base_ = ['./sa2va_sft_tiny.py']
 
 checkpoint = 'work_dirs/tiny_stage1'
 work_dir = 'work_dirs/sft_tiny_640'
-max_iters = 650
+max_iters = 500
 lr = 5e-4
 
 # Half the input size, as in the first stage.
 model = dict(checkpoint=checkpoint, score_size=320)
 train_dataloader = dict(
     collate_fn=dict(preprocessor=checkpoint),
-    dataset=dict(preprocessor=checkpoint, score_size=320, source=dict(seed=2)))
+    dataset=dict(preprocessor=checkpoint, score_size=320, source=dict(seed=2, length=4000)))
 val_dataloader = dict(collate_fn=dict(preprocessor=checkpoint), dataset=dict(preprocessor=checkpoint))
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=lr))

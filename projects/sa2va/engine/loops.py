@@ -33,23 +33,30 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
         if max_iters is None:
             max_iters = max(1, math.ceil(max_epochs * len(dataloader)))
         _drop_unreached_schedules(runner, max_iters)
-        super().__init__(runner, dataloader, max_iters=max_iters, val_begin=val_begin, val_interval=val_interval)
-        # mmengine's own iterator sleeps two seconds between epochs: with few images that is a fifth of the training time.
-        self.dataloader_iterator = endless(self.dataloader)
+        super().__init__(runner, Endless(dataloader), max_iters=max_iters, val_begin=val_begin, val_interval=val_interval)
+        self.dataloader = dataloader  # what mmengine looks at; the batches come through self.dataloader_iterator
 
 
-def endless(dataloader: DataLoader) -> Iterator[dict]:
-    """Batches of one epoch after the other, each shuffled anew.
+class Endless:
+    """The batches of a data loader, one epoch after the other, each shuffled anew.
+
+    mmengine restarts a loader after a pause of two seconds, which with few images is a fifth of the training time, and
+    starts its workers when the loop is built, long before the first batch is wanted.
 
     Raises:
         ValueError: the data loader gives no batch.
     """
-    if not len(dataloader):
-        raise ValueError('train_dataloader: no batch: fewer images than batch_size with drop_last')
-    for epoch in count():
-        if hasattr(dataloader.sampler, 'set_epoch'):
-            dataloader.sampler.set_epoch(epoch)
-        yield from dataloader
+
+    def __init__(self, dataloader: DataLoader) -> None:
+        if not len(dataloader):
+            raise ValueError('train_dataloader: no batch: fewer images than batch_size with drop_last')
+        self.dataloader, self.dataset = dataloader, dataloader.dataset
+
+    def __iter__(self) -> Iterator[dict]:
+        for epoch in count():
+            if hasattr(self.dataloader.sampler, 'set_epoch'):
+                self.dataloader.sampler.set_epoch(epoch)
+            yield from self.dataloader
 
 
 def _drop_unreached_schedules(runner, max_iters: int) -> None:
