@@ -143,26 +143,35 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Pairs a second of every arm, one panel a variant and recipe."""
+    """Pairs a second of every arm and how many times the obvious implementation's that is; a column a variant, a row a recipe."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    groups = [[row for row in rows if (row['variant'], row['recipe'].split(',')[0]) == key] for key in dict.fromkeys(
-        (row['variant'], row['recipe'].split(',')[0]) for row in rows)]
-    figure, axes = plt.subplots(len(groups), 1, figsize=(9, 0.6 + 0.34 * len(rows) + 0.5 * len(groups)), squeeze=False,
-                                gridspec_kw=dict(height_ratios=[len(group) + 1 for group in groups]))
-    for axis, group in zip(axes[:, 0], groups):
-        names = [row['arm'] if row['recipe'] == group[0]['recipe'] else f'{row["recipe"]}: {row["arm"]}' for row in group]
-        axis.barh(range(len(group)), [row['pairs_per_second'] for row in group],
-                  color=['0.6' if row['kind'] == 'obvious' else 'tab:blue' for row in group])
+    variants = list(dict.fromkeys(row['variant'] for row in rows))
+    recipes = list(dict.fromkeys(row['recipe'].split(',')[0] for row in rows))
+    cells = {(recipe, variant): [row for row in rows if row['variant'] == variant and row['recipe'].split(',')[0] == recipe]
+             for recipe in recipes for variant in variants}
+    heights = [len(cells[recipe, variants[0]]) for recipe in recipes]
+    figure, axes = plt.subplots(
+        len(recipes), len(variants), figsize=(4 + 2.2 * len(variants), 1 + 0.24 * sum(heights)), squeeze=False, sharex=True,
+        sharey='row', gridspec_kw=dict(height_ratios=heights))
+    for (recipe, variant), group in cells.items():
+        axis = axes[recipes.index(recipe), variants.index(variant)]
+        names = [row['arm'] if row['recipe'] == recipe else f'{row["recipe"].split(", ")[1]}: {row["arm"]}' for row in group]
+        bars = axis.barh(range(len(group)), [row['pairs_per_second'] for row in group],
+                         color=['0.6' if row['kind'] == 'obvious' else 'tab:blue' for row in group])
+        axis.bar_label(bars, ['' if row['ratio'] in (None, 1.0) else f'{row["ratio"]:.0f}x' for row in group], fontsize=6, padding=1)
         axis.set_yticks(range(len(group)), names, fontsize=7)
         axis.set_xscale('log')
-        axis.invert_yaxis()
-        axis.set_title(f'{group[0]["variant"]}, trained: {group[0]["recipe"]}', fontsize=8, loc='left')
+        axis.set_title(f'{variant}, trained: {recipe}', fontsize=7, loc='left')
         axis.tick_params(axis='x', labelsize=7)
-    axes[-1, 0].set_xlabel('pairs a second (log scale)', fontsize=8)
+    for axis in axes[:, 0]:
+        axis.invert_yaxis()
+    axes[0, 0].set_xlim(right=3 * max(row['pairs_per_second'] for row in rows))
+    for axis in axes[-1]:
+        axis.set_xlabel('pairs a second (log scale)', fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

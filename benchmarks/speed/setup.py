@@ -42,7 +42,7 @@ class Variant:
     def named(cls, name: str) -> 'Variant':
         tiny = Sa2VAPreprocessor.from_pretrained(TINY)
         if name == 'tiny':
-            return cls(name, read_config(TINY), read_sam2_dims(TINY), tiny, 256)
+            return cls(name, read_config(TINY), read_sam2_dims(TINY), tiny, tiny.sam_size // 2)
         config = RELEASED[name]
         # The tiny checkpoint's tokenizer: released ones are not at hand, and only the number of tokens counts.
         return cls(name, config, None, Sa2VAPreprocessor(tiny.tokenizer, InternVLImages.from_config(config), 1024), 512)

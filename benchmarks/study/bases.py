@@ -18,7 +18,7 @@ from projects.sa2va.models.sa2va_seg_model import Sa2VASegModel
 from .table import FULL
 
 TINY = str(Path(__file__).resolve().parents[2] / 'projects/sa2va/assets/tiny_sa2va')
-THICKER_PX, IMAGES, STEPS, BATCH, LR, SCORE_SIZE = 2.0, 160, 120, 8, 3e-4, 256
+THICKER_PX, IMAGES, STEPS, BATCH, LR, SCORE_SIZE = 2.0, 160, 120, 8, 3e-4, 320
 
 
 def base_checkpoint(kind: str, out: Path, device: str) -> str:

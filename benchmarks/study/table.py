@@ -34,7 +34,7 @@ class Cell:
     reference: str = 'initial'
     twin: str | None = None
     refresh: int = 1
-    score_size: int = 256
+    score_size: int = 320
     group: str = 'main'
 
 

@@ -18,9 +18,11 @@ def job(cli, folders, run_config, micro_checkpoint, work_dir, *options, code=0, 
                '--config', run_config, '--work-dir', work_dir, '--min_iou_gap', '0.01', *options, code=code, **kwargs)
 
 
+SHORT = ('--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=8', 'train_cfg.val_interval=4')
+
+
 def test_chain(cli, folders, run_config, micro_checkpoint, tmp_path):
-    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w',
-              '--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=8', 'train_cfg.val_interval=4')
+    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', *SHORT)
     summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
     assert set(summary) >= {'before', 'after', 'pairs', 'train_images', 'seconds', 'best_checkpoint', 'exported_hf', 'seed'}
     for side in ('before', 'after'):
@@ -35,12 +37,24 @@ def test_chain(cli, folders, run_config, micro_checkpoint, tmp_path):
     tested_on = {f'images/{p.stem}.png' for p in (tmp_path / 'w' / 'test_after' / 'overlays').glob('*.png')}
     assert len(tested_on) == 8 and not (trained_on & validated_on or trained_on & tested_on or validated_on & tested_on)
 
-    again = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w',
-                '--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=8', 'train_cfg.val_interval=4')
+    again = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', *SHORT)
     assert 'has finished before' in again.stdout
 
     other = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--seed', '7', code=2)
     assert 'holds a job with other settings' in other.stderr
+
+
+def test_another_input_size_is_measured_beside_the_start_and_exported(cli, folders, run_config, micro_checkpoint, tmp_path):
+    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', '192', *SHORT)
+    summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
+    assert summary['sam_size']['own'] == 128 and summary['sam_size']['chosen'] == 192
+    assert set(summary['start_at_chosen_size']) == set(summary['before'])
+    assert summary['start_at_chosen_size'] != summary['before'], 'the start at 192 px is another start'
+    exported = tmp_path / 'w' / 'exported_hf'
+    assert json.loads((exported / 'sam2_dims.json').read_text())['image_size'] == 192
+    assert json.loads((micro_checkpoint / 'sam2_dims.json').read_text())['image_size'] == 128
+    assert 'start, resized' in run.stdout and 'at 192 px' in run.stdout
+    assert 'score_size=96' in (tmp_path / 'w' / 'config.py').read_text(), 'masks are scored at half the input size'
 
 
 def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_config, micro_checkpoint, tmp_path):
@@ -57,6 +71,8 @@ def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_
     (['--images', 'no/such/folder', '--gt', 'x'], '--images no/such/folder'),
     (['--images', 'tests'], 'give both folders'),
     (['--model', 'no/such/model'], '--model no/such/model'),
+    (['--sam_size', 'large'], '--sam_size large: must be auto, keep or a number'),
+    (['--sam_size', '700'], '--sam_size: 700 is no multiple of 64'),
 ])
 def test_bad_input_is_one_line(cli, tmp_path, options, words):
     run = cli('-m', 'projects.sa2va.engine.main_job', '--work-dir', tmp_path / 'w', *options, code=2)

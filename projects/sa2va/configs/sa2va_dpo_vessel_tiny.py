@@ -3,7 +3,7 @@ _base_ = ['./sa2va_dpo_vessel.py']
 
 checkpoint = 'projects/sa2va/assets/tiny_sa2va'
 data_root = 'work_dirs/dpo_vessel_training/pairs'
-max_iters = 100
+max_iters = 80
 
 model = dict(
     checkpoint=checkpoint,
@@ -18,11 +18,11 @@ model = dict(
     # The two regions of a disagreement averaged separately: no drift to thick or thin masks. Its beta is in units of one
     # pixel's logit, hence not the guide's 0.1, which belongs to a mean over all pixels.
     preference=dict(beta=1.0, reduction='balanced', weight=0.2),
-    score_size=256)
+    score_size=320)
 
 train_dataloader = dict(
     batch_size=4, num_workers=0, collate_fn=dict(preprocessor=checkpoint),
-    dataset=dict(data_root=data_root, preprocessor=checkpoint, score_size=256))
+    dataset=dict(data_root=data_root, preprocessor=checkpoint, score_size=320))
 val_dataloader = dict(
     batch_size=2, num_workers=0, collate_fn=dict(preprocessor=checkpoint),
     dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
@@ -30,6 +30,6 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=20)
-default_hooks = dict(checkpoint=dict(interval=50))
-# 400 visits of 72 views: each view's tokens and reference logits are computed once (docs/speed.md).
+default_hooks = dict(checkpoint=dict(interval=40))
+# 320 visits of 72 views: each view's tokens and reference logits are computed once (docs/speed.md).
 cache = dict(dir='work_dirs/cache')

@@ -34,6 +34,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--gt', help=f'folder of ground-truth masks (default: {GUIDE_GT} if it exists)')
     parser.add_argument('--config', help='training config (default: the full or the tiny one, as the model)')
     parser.add_argument('--work-dir', default='work_dirs/dpo_vessel_training')
+    parser.add_argument('--sam_size', default='auto', metavar='auto|keep|N',
+                        help='side of the SAM2 input in pixels: auto measures some sizes on training images and needs a '
+                             'checkpoint with a sam2_dims.json, as the bundled one; released checkpoints keep 1024')
     parser.add_argument('--gpus', type=int, default=1, help='more than 1 starts training through torchrun')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--prompt', help="default: the guide's")
@@ -63,7 +66,8 @@ def choose_inputs(args: argparse.Namespace) -> Inputs:
     """Fill in the defaults: the guide's paths where they exist, else what is bundled.
 
     Raises:
-        InputError: a folder that was named does not exist, or only one of --images and --gt was given.
+        InputError: a folder that was named does not exist, only one of --images and --gt was given, or ``--sam_size`` is
+            no size.
     """
     from ..errors import InputError
 
@@ -72,6 +76,11 @@ def choose_inputs(args: argparse.Namespace) -> Inputs:
     for flag, value in (('--model', args.model), ('--images', args.images), ('--gt', args.gt), ('--config', args.config)):
         if value and not Path(value).exists():
             raise InputError(f'{flag} {value}: does not exist: check the path (it is relative to the repository root)')
+    if args.sam_size not in ('auto', 'keep'):
+        if not args.sam_size.isdecimal():
+            raise InputError(f'--sam_size {args.sam_size}: must be auto, keep or a number of pixels')
+        if int(args.sam_size) < 64 or int(args.sam_size) % 64:
+            raise InputError(f'--sam_size: {args.sam_size} is no multiple of 64 pixels')
     images, gt = args.images, args.gt
     if images is None and Path(GUIDE_IMAGES).is_dir() and Path(GUIDE_GT).is_dir():
         images, gt = GUIDE_IMAGES, GUIDE_GT
@@ -128,8 +137,46 @@ def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tu
 
 
 
-def train(inputs: Inputs, work_dir: Path, pairs: Path, args: argparse.Namespace) -> None:
+def resize_start(inputs: Inputs, images: list, gt: str, work_dir: Path, args: argparse.Namespace) -> tuple[str, dict]:
+    """(the checkpoint to train: the user's, or a copy that looks at another number of pixels; what was measured).
+
+    Raises:
+        InputError: a size was asked for and this checkpoint's cannot be changed.
+    """
+    from ..datasets.seg_dataset import DEFAULT_PROMPT, FolderMasks
+    from ..models.hf_checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+    from .evaluate import pick_device
+    from .input_size import choose_size, measure_sizes
+
+    own = read_sam2_dims(inputs.model)['image_size']
+    if args.sam_size == 'keep' or (args.sam_size == 'auto' and not (Path(inputs.model) / SAM2_DIMS).is_file()):
+        return inputs.model, dict(own=own, chosen=own)
+    measured: dict[int, float] = {}
+    if args.sam_size == 'auto':
+        say(f'SAM2 input size: the start on training images at {own} px and others')
+        source = FolderMasks(str(images[0].parent), gt, prompt=args.prompt or DEFAULT_PROMPT, stems=[i.stem for i in images])
+        measured = measure_sizes(inputs.model, source, pick_device(None))
+        chosen = choose_size(measured)
+        print(', '.join(f'{size} px: Dice {value:.4f}' for size, value in sorted(measured.items())) + f'; chosen: {chosen} px')
+    else:
+        chosen = int(args.sam_size)
+    report = dict(own=own, chosen=chosen, dice={str(size): value for size, value in measured.items()})
+    if chosen == own:
+        return inputs.model, report
+    start = work_dir / 'start_hf'
+    # An interrupted job may have left it.
+    shutil.rmtree(start, ignore_errors=True)
+    copy_with_sam_size(inputs.model, start, chosen)
+    return str(start), report
+
+
+def train(inputs: Inputs, start: str, work_dir: Path, pairs: Path, args: argparse.Namespace,
+          score_size: int | None = None) -> None:
     """Run tools/train.py as the user would, in its own process (torchrun for several GPUs).
+
+    Args:
+        start: checkpoint to train.
+        score_size: overrides the config's, pixels.
 
     Raises:
         InputError: training failed; its own output says why.
@@ -139,14 +186,17 @@ def train(inputs: Inputs, work_dir: Path, pairs: Path, args: argparse.Namespace)
     command = [sys.executable]
     if args.gpus > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={args.gpus}']
-    command += ['tools/train.py', inputs.config, '--work-dir', str(work_dir), '--checkpoint', inputs.model,
+    command += ['tools/train.py', inputs.config, '--work-dir', str(work_dir), '--checkpoint', start,
                 '--data-root', str(pairs), '--seed', str(args.seed)]
     if args.gpus > 1:
         command += ['--launcher', 'pytorch']
     if (work_dir / 'last_checkpoint').is_file():
         command.append('--resume')
-    if args.cfg_options:
-        command += ['--cfg-options', *args.cfg_options]
+    options = list(args.cfg_options)
+    if score_size is not None:
+        options = [f'model.score_size={score_size}', f'train_dataloader.dataset.score_size={score_size}', *options]
+    if options:
+        command += ['--cfg-options', *options]
     say('training: ' + ' '.join(['python', *command[1:]]))
     code = subprocess.run(command).returncode
     if code:
@@ -180,17 +230,21 @@ def evaluate(checkpoint: Path | str, images: list, gt: str, out_dir: Path, args:
     return evaluate_model(model, VesselSegDataset(source, str(checkpoint)), out_dir, device=pick_device(None), seed=args.seed)
 
 
-def table(before: dict, after: dict) -> str:
-    """Before and after, one line a metric."""
-    rows = [f'{"":12}{"before":>10}{"after":>10}{"change":>10}']
+def table(before: dict, after: dict, resized: dict | None = None) -> str:
+    """Before and after, one line a metric; beside them the untrained start at the input size that training used."""
+    rows = [f'{"":12}{"before":>10}{"after":>10}{"change":>10}' + (f'{"start, resized":>18}' if resized else '')]
     for name in ('dice', 'iou', 'precision', 'recall', 'cldice'):
-        rows.append(f'{name:12}{before[name]:10.4f}{after[name]:10.4f}{after[name] - before[name]:+10.4f}')
+        rows.append(f'{name:12}{before[name]:10.4f}{after[name]:10.4f}{after[name] - before[name]:+10.4f}'
+                    + (f'{resized[name]:18.4f}' if resized else ''))
     return '\n'.join(rows + [f'test images: {before["n_images"]}, never used for training or selection'])
 
 
 def conclude(summary: dict) -> int:
     """Print the verdict; returns the exit code."""
-    print('\n' + table(summary['before'], summary['after']))
+    print('\n' + table(summary['before'], summary['after'], summary.get('start_at_chosen_size')))
+    if 'start_at_chosen_size' in summary:
+        size = summary['sam_size']
+        print(f'before: SAM2 at {size["own"]} px; after and start, resized: at {size["chosen"]} px')
     print(f'\nexported model: {summary["exported_hf"]}')
     if summary['best_checkpoint'] is None:
         print('NOT BETTER: no trained checkpoint has a higher validation Dice than the start. '
@@ -212,25 +266,38 @@ def main(argv: list[str] | None = None) -> int:
         return conclude(finished)
     say(f'model {inputs.model}, images {inputs.images or "drawn demo set"}, config {inputs.config}')
 
+    from ..datasets.seg_dataset import AnnotatedMasks
     from ..preferences.generate import GenerateConfig, generate_pairs
+    from .evaluate import pick_device
     from .export import export_run
+    from .input_size import mean_dice
     from .train import read_config
 
     train_images, test_images, gt = prepare_data(inputs, work_dir, args)
     say(f'test before training, {len(test_images)} images')
     before = evaluate(inputs.model, test_images, gt, work_dir / 'test_before', args)
+    start, sam_size = resize_start(inputs, train_images, gt, work_dir, args)
+    resized = None
+    if start != inputs.model:
+        say(f'test of the untrained start at {sam_size["chosen"]} px')
+        resized = evaluate(start, test_images, gt, work_dir / 'test_resized', args)
 
     say(f'preference pairs from {len(train_images)} images')
     pairs = work_dir / 'pairs'
     report = generate_pairs(GenerateConfig(
         mode='generate', images_dir=str(train_images[0].parent), gt_dir=gt, output_dir=str(pairs),
-        model_path=inputs.model, num_samples=args.num_samples, min_iou_gap=args.min_iou_gap,
+        model_path=start, num_samples=args.num_samples, min_iou_gap=args.min_iou_gap,
         max_pairs_per_image=args.max_pairs_per_image, val_fraction=args.val_fraction, seed=args.seed,
         group_regex=args.group_regex, include_gt=not args.no_gt_candidate, **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
 
-    train(inputs, work_dir, pairs, args)
+    train(inputs, start, work_dir, pairs, args, score_size=sam_size['chosen'] // 2 if resized else None)
 
     checkpoint, best_dice, start_dice = best_checkpoint(work_dir)
+    if resized:
+        # The handed-in model is what the result is held against, whatever size it looks at.
+        handed_in = mean_dice(inputs.model, AnnotatedMasks(str(pairs)), pick_device(None))
+        say(f'validation Dice: as handed in {handed_in:.4f}, at {sam_size["chosen"]} px {start_dice:.4f}')
+        checkpoint, start_dice = checkpoint if best_dice > handed_in else None, max(start_dice, handed_in)
     say(f'validation Dice: start {start_dice:.4f}, best {best_dice:.4f}')
     exported = work_dir / 'exported_hf'
     # An interrupted job may have left a part of it.
@@ -245,7 +312,9 @@ def main(argv: list[str] | None = None) -> int:
         before={name: before[name] for name in SUMMARY_METRICS}, after={name: after[name] for name in SUMMARY_METRICS},
         pairs=report['train_pairs'], train_images=report['train_images'], seconds=round(time.time() - started, 1),
         best_checkpoint=None if checkpoint is None else str(checkpoint), exported_hf=str(exported), seed=args.seed,
-        validation_dice=dict(start=start_dice, best=best_dice))
+        validation_dice=dict(start=start_dice, best=best_dice), sam_size=sam_size)
+    if resized:
+        summary['start_at_chosen_size'] = {name: resized[name] for name in SUMMARY_METRICS}
     write_json(work_dir / 'summary.json', summary)
     return conclude(summary)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import ContextManager, Iterable, Mapping, Sequence
+from typing import ContextManager, Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -197,10 +197,19 @@ class Sa2VAModel(nn.Module):
             return batch['seg_states']
         if self.mllm is None:
             raise ValueError('this model was built without its language model, and the batch brings no seg_states')
-        with self._precision():
-            hidden = self.mllm(batch)
         index = batch['seg_index']
-        return hidden[index[:, 0], index[:, 1]]
+        with self._precision():
+            parts = list(_rows_of_equal_length(self.mllm, batch))
+            if len(parts) == 1:
+                return self.mllm(batch)[index[:, 0], index[:, 1]]
+            states: list[torch.Tensor | None] = [None] * len(index)
+            for rows, part in parts:
+                hidden = self.mllm(part)
+                place = {row: k for k, row in enumerate(rows)}
+                for i, (row, position) in enumerate(index.tolist()):
+                    if row in place:
+                        states[i] = hidden[place[row], position]
+        return torch.stack(states)
 
     def encode_prompt(self, batch: dict) -> torch.Tensor:
         """The prompt vector of every [SEG] token, ``[n_seg, C]``, in the order of ``batch['seg_index']``.
@@ -250,6 +259,26 @@ class Sa2VAModel(nn.Module):
         return self.decode(self.image_features(batch), self.encode_prompt(batch), batch['seg_index'][:, 0])
 
     forward = mask_logits
+
+
+def _rows_of_equal_length(mllm: nn.Module, batch: dict) -> Iterator[tuple[list[int], dict]]:
+    """The rows of a batch in groups without padding: (row numbers, their batch), one group a length.
+
+    Images of different shapes make texts of different lengths, up to thirteen times as long. Padding is no error, causal
+    attention never looks at it, but it costs what real tokens cost.
+    """
+    mask = batch.get('attention_mask')
+    lengths = [] if mask is None or len(mask) == 1 else mask.sum(dim=1).tolist()
+    if len(set(lengths)) < 2:
+        yield list(range(len(batch['input_ids']))), batch
+        return
+    tokens = mllm.vision_tokens(batch).split(batch['image_token_mask'].sum(dim=1).tolist())
+    for length in sorted(set(lengths)):
+        rows = [row for row, other in enumerate(lengths) if other == length]
+        part = {name: batch[name][rows, :length] for name in ('input_ids', 'attention_mask', 'image_token_mask')}
+        if 'image_grid_thw' in batch:
+            part['image_grid_thw'] = batch['image_grid_thw'][rows]
+        yield rows, dict(part, vision_tokens=torch.cat([tokens[row] for row in rows]))
 
 
 def upsample_logits(low_res: torch.Tensor, sam_size: int, size_hw: tuple[int, int] | None = None) -> torch.Tensor:

@@ -60,6 +60,25 @@ def test_batch_of_different_images_and_lengths_equals_one_by_one(parts):
     torch.testing.assert_close(together.seg_embedding, torch.cat([a.seg_embedding for a in alone]), atol=1e-4, rtol=0)
 
 
+def test_no_padding_is_computed_and_none_is_missed(parts, monkeypatch):
+    model, pre, image = parts
+    samples = [pre(image, 'Vessel?'), pre(image.crop((0, 0, 150, 60)), 'And where is the catheter tip?'), pre(image, 'Vessel?')]
+    batch = pre.collate(samples)
+    shapes = []
+    handle = model.mllm.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs['inputs_embeds'].shape[:2])), with_kwargs=True)
+    try:
+        with torch.no_grad():
+            grouped = model.seg_states(batch)
+            lengths = sorted({len(sample['input_ids']) for sample in samples})
+            assert len(lengths) == 2 and sorted(length for _, length in shapes) == lengths
+            assert sum(rows * length for rows, length in shapes) == sum(len(sample['input_ids']) for sample in samples)
+            monkeypatch.setattr('projects.sa2va.models.sa2va._rows_of_equal_length', lambda mllm, b: [([0, 1, 2], b)])
+            torch.testing.assert_close(grouped, model.seg_states(batch), atol=1e-4, rtol=1e-4)
+    finally:
+        handle.remove()
+
+
 def test_truncation_after_seg_leaves_the_mask(parts):
     model, pre, image = parts
     with torch.no_grad():

@@ -1,0 +1,79 @@
+"""Choosing the SAM2 input size: measured, and in favour of the checkpoint's own."""
+import json
+
+import numpy as np
+import pytest
+
+from projects.sa2va import plugins  # noqa: F401
+from projects.sa2va.datasets.seg_dataset import FolderMasks
+from projects.sa2va.engine.input_size import MAX_IMAGES, choose_size, mean_dice, measure_sizes, sizes_around
+from projects.sa2va.errors import InputError
+from projects.sa2va.models.hf_checkpoint import copy_with_sam_size, load_checkpoint
+
+
+def test_sizes_are_multiples_of_64_around_the_own_one():
+    assert sizes_around(640) == [512, 768, 1024]
+    assert sizes_around(128) == [192]
+    assert sizes_around(64) == [128]
+
+
+@pytest.mark.parametrize('measured, chosen', [
+    ({640: 0.60, 512: 0.50, 768: 0.609}, 640),   # not by the margin
+    ({640: 0.60, 512: 0.50, 768: 0.611}, 768),
+    ({640: 0.60, 768: 0.65, 1024: 0.70}, 1024),
+    ({640: 0.60, 768: 0.70, 1024: 0.70}, 768),   # of equals the cheaper one
+    ({640: 0.60, 512: 0.70}, 512),
+    ({640: 0.60}, 640)])
+def test_another_size_has_to_earn_it(measured, chosen):
+    assert choose_size(measured) == chosen
+
+
+def test_a_copy_differs_in_the_size_alone(micro_checkpoint, tmp_path):
+    copy = copy_with_sam_size(micro_checkpoint, tmp_path / 'copy', 192)
+    changed = [path.name for path in micro_checkpoint.iterdir() if path.read_bytes() != (copy / path.name).read_bytes()]
+    assert changed == ['sam2_dims.json']
+    dims = json.loads((micro_checkpoint / 'sam2_dims.json').read_text())
+    assert json.loads((copy / 'sam2_dims.json').read_text()) == dict(dims, image_size=192)
+    assert load_checkpoint(copy).sam_size == 192
+
+
+def test_impossible_sizes_and_released_checkpoints_are_refused(micro_checkpoint, tmp_path):
+    for size in (0, 100, -64):
+        with pytest.raises(InputError, match=f'sam_size: {size} is no multiple of 64'):
+            copy_with_sam_size(micro_checkpoint, tmp_path / 'copy', size)
+    (tmp_path / 'released').mkdir()
+    with pytest.raises(InputError, match='its input size cannot be changed'):
+        copy_with_sam_size(tmp_path / 'released', tmp_path / 'copy', 512)
+    assert not (tmp_path / 'copy').exists()
+
+
+def test_means_are_those_of_the_predictions(micro_checkpoint, tmp_path):
+    from PIL import Image
+
+    from projects.sa2va.api import Predictor
+    from projects.sa2va.evaluation.counts import confusion_counts, dice
+
+    rng = np.random.default_rng(0)
+    for folder in ('images', 'gt'):
+        (tmp_path / folder).mkdir()
+    masks = rng.integers(0, 2, (3, 40, 56)).astype(bool)
+    for index, mask in enumerate(masks):
+        Image.fromarray(rng.integers(0, 255, (40, 56, 3), np.uint8)).save(tmp_path / f'images/{index}.png')
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f'gt/{index}.png')
+    source = FolderMasks(str(tmp_path / 'images'), str(tmp_path / 'gt'))
+    predictor = Predictor.from_pretrained(micro_checkpoint, device='cpu')
+    expected = np.mean([dice(confusion_counts(predictor.predict(source[i]['image'], source[i]['prompt']).masks[0], masks[i]))
+                        for i in range(3)])
+    assert mean_dice(micro_checkpoint, source, 'cpu') == pytest.approx(expected, abs=1e-6)
+    measured = measure_sizes(micro_checkpoint, source, 'cpu')
+    assert list(measured) == [128, 192] and measured[128] == pytest.approx(expected, abs=1e-6)
+    assert measured[192] == pytest.approx(
+        mean_dice(copy_with_sam_size(micro_checkpoint, tmp_path / 'c', 192), source, 'cpu'), abs=1e-6)
+
+
+def test_no_more_images_than_the_bound_are_looked_at(micro_checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr('projects.sa2va.engine.input_size.mean_dice', lambda checkpoint, source, device: seen.append(len(source)) or 0.5)
+    measure_sizes(micro_checkpoint, list(range(100)), 'cpu')
+    measure_sizes(micro_checkpoint, list(range(5)), 'cpu')
+    assert seen[0] <= MAX_IMAGES and seen[0] >= MAX_IMAGES // 2 and seen[-1] == 5
