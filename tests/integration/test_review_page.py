@@ -207,7 +207,10 @@ def test_a_review_from_the_first_key_to_the_merge(browser, repo_root, tmp_path, 
         cli('scripts/review_pairs.py', '--data_root', root, '--reviewer', 'eye-1', code=2)  # held by the open page
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 130
+        try:
+            assert server.wait(20) == 130
+        finally:
+            server.kill()
 
     cli('scripts/review_pairs.py', '--data_root', root, '--reviewer', 'eye-1', '--merge')
     merged = read_pairs(root / 'dpo_annotations.json', root)

@@ -131,12 +131,9 @@ def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleM
     device = next(model.parameters()).device.type
     precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
     preprocessing = maker.pre.fingerprint()
-    return {kind.name: CacheStore(Path(directory) / f'{kind.name}-' f'{_fingerprint(kind, model, preprocessing, precision)}')
-            for kind in kinds}
-
-
-def _fingerprint(kind: Kind, model: Sa2VASegModel, preprocessing: str, precision: str) -> str:
-    return fingerprint(kind.name, weights_digest(model.policy, kind.modules), preprocessing, precision)
+    marks = {kind.name: fingerprint(kind.name, weights_digest(model.policy, kind.modules), preprocessing, precision)
+             for kind in kinds}
+    return {name: CacheStore(Path(directory) / f'{name}-{mark}') for name, mark in marks.items()}
 
 
 def _sizes(model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:

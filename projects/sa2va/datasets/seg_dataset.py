@@ -1,7 +1,7 @@
 """Images with ground truth as policy inputs: supervised training, validation and test."""
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Iterator, Sequence
 
@@ -130,11 +130,9 @@ class VesselSegDataset(Dataset):
         """The view of every item; not for training."""
         for index in range(len(self.source)):
             item = self.source[index]
+            digest = digest_of_array(item['image'])
             # The views of a whole data set are held at once: they read their pixels again rather than keep them.
-            yield View(partial(str, digest_of_array(item['image'])), partial(self._image, index), item['prompt'])
-
-    def _image(self, index: int) -> np.ndarray:
-        return self.source[index]['image']
+            yield View(lambda digest=digest: digest, lambda index=index: self.source[index]['image'], item['prompt'])
 
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]

@@ -12,7 +12,7 @@ from ..evaluation.counts import confusion_counts, dice
 from ..models.hf_checkpoint import copy_with_sam_size, read_sam2_dims
 from ..models.sa2va_seg_model import Sa2VASegModel
 
-# Times the checkpoint's own size; the bundled one (640 px) is tried at 512, 768 and 1024 px too.
+# Times the checkpoint's own size; the bundled one (640 px) may be tried at 512, 768 and 1024 px.
 FACTORS = (0.8, 1.2, 1.6)
 # Cost grows with the area: a size has to earn it.
 MARGIN = 0.01
@@ -33,13 +33,16 @@ def mean_dice(checkpoint: str | Path, source: Dataset, device: str) -> float:
     return total / len(dataset)
 
 
-def sizes_around(own: int) -> list[int]:
-    """The sizes to try beside ``own``, multiples of 64 pixels."""
-    return sorted({max(64, 64 * round(own * factor / 64)) for factor in FACTORS} - {own})
+def sizes_around(own: int) -> tuple[list[int], list[int]]:
+    """The sizes to try beside ``own``, multiples of 64 pixels: (smaller ones, falling; larger ones, rising)."""
+    sizes = sorted({max(64, 64 * round(own * factor / 64)) for factor in FACTORS} - {own})
+    return [size for size in reversed(sizes) if size < own], [size for size in sizes if size > own]
 
 
 def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[int, float]:
     """Mean Dice at the checkpoint's own input size (first) and at those around it, side in pixels -> Dice.
+
+    A direction is followed as long as it gets better: the larger a size, the longer it takes to look at.
 
     Args:
         source: training images with masks; at most ``MAX_IMAGES``, evenly spread, are looked at.
@@ -49,8 +52,13 @@ def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[
     own = read_sam2_dims(checkpoint)['image_size']
     found = {own: mean_dice(checkpoint, some, device)}
     with tempfile.TemporaryDirectory() as folder:
-        for size in sizes_around(own):
-            found[size] = mean_dice(copy_with_sam_size(checkpoint, Path(folder) / str(size), size), some, device)
+        for direction in sizes_around(own):
+            last = found[own]
+            for size in direction:
+                found[size] = mean_dice(copy_with_sam_size(checkpoint, Path(folder) / str(size), size), some, device)
+                if found[size] <= last:
+                    break
+                last = found[size]
     return found
 
 

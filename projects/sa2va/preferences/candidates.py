@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
+from ..evaluation.counts import confusion_counts, iou
+
 if TYPE_CHECKING:
     from .sampler import PolicySampler
 
@@ -107,8 +109,7 @@ def evaluate(proposals: list[Proposal], context: Context) -> list[Candidate]:
 
 def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two bool masks; two empty masks agree (1)."""
-    both, either = np.count_nonzero(a & b), np.count_nonzero(a | b)
-    return both / either if either else 1.0
+    return iou(confusion_counts(a, b))
 
 
 def pick_distinct(first: list[Proposal], sources: list[tuple[float, list[Proposal]]], count: int, max_iou: float,

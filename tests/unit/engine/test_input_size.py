@@ -12,9 +12,22 @@ from projects.sa2va.models.hf_checkpoint import copy_with_sam_size, load_checkpo
 
 
 def test_sizes_are_multiples_of_64_around_the_own_one():
-    assert sizes_around(640) == [512, 768, 1024]
-    assert sizes_around(128) == [192]
-    assert sizes_around(64) == [128]
+    assert sizes_around(640) == ([512], [768, 1024])
+    assert sizes_around(128) == ([], [192])
+    assert sizes_around(64) == ([], [128])
+
+
+@pytest.mark.parametrize('true_dice, tried', [
+    ({640: .60, 512: .55, 768: .62, 1024: .65}, [640, 512, 768, 1024]),
+    ({640: .60, 512: .61, 768: .59, 1024: .90}, [640, 512, 768]),  # 1024 is not looked at where 768 is no better
+    ({640: .60, 512: .55, 768: .60, 1024: .90}, [640, 512, 768])])
+def test_a_direction_is_followed_as_long_as_it_gets_better(micro_checkpoint, monkeypatch, true_dice, tried):
+    monkeypatch.setattr('projects.sa2va.engine.input_size.read_sam2_dims', lambda directory: dict(image_size=640))
+    monkeypatch.setattr('projects.sa2va.engine.input_size.copy_with_sam_size', lambda directory, out, size: size)
+    monkeypatch.setattr('projects.sa2va.engine.input_size.mean_dice',
+                        lambda checkpoint, source, device: true_dice.get(checkpoint, true_dice[640]))
+    measured = measure_sizes(micro_checkpoint, list(range(3)), 'cpu')
+    assert list(measured) == tried and measured == {size: true_dice[size] for size in tried}
 
 
 @pytest.mark.parametrize('measured, chosen', [
