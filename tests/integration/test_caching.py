@@ -16,8 +16,8 @@ ROUNDING = 2e-3
 
 
 def train(run_config, work_dir, cache, *options):
-    assert train_main([str(run_config), '--work-dir', str(work_dir), '--cfg-options', f'cache={cache}'
-                       if cache is None else f'cache.dir={cache}', *options]) == 0
+    assert train_main([str(run_config), '--work-dir', str(work_dir), '--cfg-options', *(
+        ['cache=None'] if cache is None else [f'cache.dir={cache}']), *options]) == 0
     [log] = work_dir.glob('*/*.log')
     return log.read_text()
 
@@ -39,6 +39,7 @@ def assert_same_run(first, second):
 def test_training_with_caches_is_training_without(run_config, tmp_path, options, kinds):
     plain = train(run_config, tmp_path / 'plain', None, *options)
     assert 'cache:' not in plain
+    options = [*options, f'cache.items=[{kinds.replace(" ", "")}]']
     cached = train(run_config, tmp_path / 'cached', tmp_path / 'cache', *options)
     # Four flips of six training images, three validation pairs' images and the same as validation masks' images.
     assert f'cache: {kinds} of 30 views' in cached
@@ -48,7 +49,7 @@ def test_training_with_caches_is_training_without(run_config, tmp_path, options,
 
 
 def test_the_saved_config_is_as_it_was_written(run_config, tmp_path):
-    train(run_config, tmp_path / 'run', tmp_path / 'cache', *FROZEN_LLM)
+    train(run_config, tmp_path / 'run', tmp_path / 'cache', *FROZEN_LLM, 'cache.items=[seg_states,reference_low_res]')
     text = (tmp_path / 'run/config.py').read_text()
     assert 'with_mllm' not in text and "reference='initial'" in text, 'export and test build the whole model from it'
 
@@ -56,7 +57,8 @@ def test_the_saved_config_is_as_it_was_written(run_config, tmp_path):
 def test_other_weights_find_no_stale_values(run_config, micro_checkpoint, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    train(run_config, tmp_path / 'one', tmp_path / 'cache', 'train_cfg.max_iters=1')
+    items = 'cache.items=[vision_tokens,reference_low_res]'
+    train(run_config, tmp_path / 'one', tmp_path / 'cache', 'train_cfg.max_iters=1', items)
     other = tmp_path / 'other'
     shutil.copytree(micro_checkpoint, other)
     [weights] = other.glob('*.safetensors')
@@ -66,7 +68,7 @@ def test_other_weights_find_no_stale_values(run_config, micro_checkpoint, tmp_pa
     save_file(tensors, weights, metadata={'format': 'pt'})
     work_dir = tmp_path / 'two'
     assert train_main([str(run_config), '--work-dir', str(work_dir), '--checkpoint', str(other), '--cfg-options',
-                       f'cache.dir={tmp_path / "cache"}', 'train_cfg.max_iters=1']) == 0
+                       f'cache.dir={tmp_path / "cache"}', 'train_cfg.max_iters=1', items]) == 0
     assert '30 computed now' in next(work_dir.glob('*/*.log')).read_text()
     folders = sorted(path.name.rsplit('-', 1)[0] for path in (tmp_path / 'cache').iterdir())
     assert folders == ['reference_low_res'] * 2 + ['vision_tokens'] * 2
@@ -74,7 +76,8 @@ def test_other_weights_find_no_stale_values(run_config, micro_checkpoint, tmp_pa
 
 def test_two_processes_share_the_work(run_config, cli, tmp_path):
     done = cli('tools/train.py', run_config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch', '--cfg-options',
-               f'cache.dir={tmp_path / "cache"}', 'train_cfg.max_iters=1', processes=2)
+               f'cache.dir={tmp_path / "cache"}', 'train_cfg.max_iters=1', 'cache.items=[vision_tokens,reference_low_res]',
+               processes=2)
     assert 'cache: vision_tokens, reference_low_res of 30 views' in done.stdout
     # Twenty-four training views, three validation pairs' images; the same three, keyed by their pixels, without a reference.
     assert len(list((tmp_path / 'cache').glob('reference_low_res-*/*/*.safetensors'))) == 27
@@ -82,9 +85,19 @@ def test_two_processes_share_the_work(run_config, cli, tmp_path):
 
 
 def test_the_bound_leaves_out_the_largest_kind(run_config, tmp_path):
-    log = train(run_config, tmp_path / 'run', tmp_path / 'cache', 'cache.max_gib=0.0005', *FROZEN_ALL)
+    log = train(run_config, tmp_path / 'run', tmp_path / 'cache', 'cache.max_gib=0.0005', 'train_cfg.max_iters=24', *FROZEN_ALL)
     assert 'cache: sam2_levels needs' in log and 'left out' in log
     assert 'cache: seg_states, reference_low_res of 30 views' in log
+
+
+def test_auto_caches_what_is_visited_often_enough(run_config, tmp_path):
+    # Two images a step; 30 views have to be computed.
+    short = train(run_config, tmp_path / 'short', tmp_path / 'cache', 'train_cfg.max_iters=4')
+    assert 'cache: off, 30 views would be computed for 8 visits' in short and not list((tmp_path / 'cache').glob('*/*/*'))
+    train(run_config, tmp_path / 'long', tmp_path / 'cache', 'train_cfg.max_iters=24')
+    assert len(list((tmp_path / 'cache').glob('vision_tokens-*/*/*.safetensors'))) == 30
+    short = train(run_config, tmp_path / 'again', tmp_path / 'cache', 'train_cfg.max_iters=2')
+    assert 'cache: vision_tokens, reference_low_res of 30 views' in short, 'what is there already costs nothing'
 
 
 @pytest.mark.parametrize('options, message', [

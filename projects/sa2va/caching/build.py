@@ -86,6 +86,11 @@ def batch_of(maker: SampleMaker, view: View, policy: Sa2VAModel) -> dict:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
+def missing(wishes: Sequence[Wish], stores: Mapping[str, CacheStore]) -> int:
+    """How many views lack something."""
+    return sum(bool(_missing(wish, stores)) for wish in wishes)
+
+
 def _missing(wish: Wish, stores: Mapping[str, CacheStore]) -> list[str]:
     view, names = wish
     key = view.key()

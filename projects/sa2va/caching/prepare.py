@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import gc
+import math
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,12 +19,14 @@ from ..errors import InputError
 from ..models.sa2va_dpo_model import preference_config
 from ..models.sa2va_seg_model import Sa2VASegModel
 from ..models.trainable import normalise_switches
-from .build import Wish, batch_of, compute, fill, local_rank
+from .build import Wish, batch_of, compute, fill, local_rank, missing
 from .fingerprint import fingerprint, weights_digest
 from .kinds import KINDS, Kind, choose
 from .store import CacheStore, evict, size_of
 
 _GIB = 2 ** 30
+# Computing a view costs what a visit saves, and some more for writing it: visits per view from which it pays.
+WORTH = 1.5
 SETTINGS = dict(dir='work_dirs/cache', items='auto', max_gib=50.0)
 
 
@@ -34,7 +38,7 @@ def prepare(cfg: Config) -> list[str]:
     Args:
         cfg: ``cache`` is None or a dict: ``dir`` (folder; several runs may share it), ``items`` (``'auto'`` or names of
             ``caching/kinds.py``), ``max_gib`` (bound on all that lies in ``dir``; with ``items='auto'`` the largest kinds
-            are left out until the rest fits).
+            are left out until the rest fits). ``'auto'`` caches nothing where training is too short for it to pay.
 
     Returns:
         Lines for the log.
@@ -51,12 +55,16 @@ def prepare(cfg: Config) -> list[str]:
     kinds = _kinds(cfg, asked['items'])
     if not kinds:
         return ['cache: off, everything that could be cached is trained or drawn anew']
-    wishes, maker = _wishes(cfg, [kind.name for kind in kinds])
+    wishes, maker, visits = _wishes(cfg, [kind.name for kind in kinds])
     rank, world_size = local_rank()
     model = _start_model(cfg, rank)
     lines: list[str] = []
     with _precision(cfg, model):
         stores = _stores(cfg, kinds, model, maker, asked['dir'])
+        to_compute = missing(wishes, stores)
+        if asked['items'] == 'auto' and to_compute * WORTH > visits:
+            return [f'cache: off, {to_compute} views would be computed for {visits} visits of training images (name the items '
+                    f'in cache.items to have them all the same)']
         for store in stores.values():
             store.hold()
         lines += _fit(stores, _sizes(model, maker, wishes, list(stores)), asked, rank)
@@ -98,9 +106,13 @@ def _kinds(cfg: Config, items) -> list[Kind]:
     return kinds
 
 
-def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker]:
-    """Every view that training and validation will ask for, with what it needs."""
+def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int]:
+    """(every view that training and validation will ask for, with what it needs; a maker of plain samples; how often
+    training will visit an image)."""
     train = DATASETS.build(cfg.train_dataloader.dataset)
+    length = cfg.train_cfg
+    visits = math.ceil(length.max_epochs * len(train)) if length.get('max_iters') is None else (
+        length.max_iters * cfg.train_dataloader.batch_size * int(os.environ.get('WORLD_SIZE', 1)))
     wishes: list[Wish] = [(view, tuple(names)) for view in train.views()]
     for hook in cfg.get('custom_hooks') or []:
         if hook.get('type') == 'PairValidationHook':
@@ -110,7 +122,7 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker]:
     without_reference = tuple(name for name in names if name != 'reference_low_res')
     if cfg.get('val_dataloader'):
         wishes += [(view, without_reference) for view in DATASETS.build(cfg.val_dataloader.dataset).views()]
-    return [wish for wish in wishes if wish[1]], SampleMaker(train.pre)
+    return [wish for wish in wishes if wish[1]], SampleMaker(train.pre), visits
 
 
 def _start_model(cfg: Config, rank: int) -> Sa2VASegModel:

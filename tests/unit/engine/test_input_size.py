@@ -90,3 +90,21 @@ def test_no_more_images_than_the_bound_are_looked_at(micro_checkpoint, monkeypat
     measure_sizes(micro_checkpoint, list(range(100)), 'cpu')
     measure_sizes(micro_checkpoint, list(range(5)), 'cpu')
     assert seen[0] <= MAX_IMAGES and seen[0] >= MAX_IMAGES // 2 and seen[-1] == 5
+
+
+def test_the_command_says_in_one_line_what_it_cannot_do(micro_checkpoint, repo_root, tmp_path):
+    import subprocess
+    import sys
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, 'tools/set_sam_size.py', *map(str, arguments)], cwd=repo_root, capture_output=True,
+                              text=True)
+
+    done = run(micro_checkpoint, tmp_path / 'copy', '--size', '192')
+    assert done.returncode == 0 and load_checkpoint(tmp_path / 'copy').sam_size == 192
+    for arguments, words in (((micro_checkpoint, tmp_path / 'copy', '--size', '192'), 'exists and is not empty'),
+                             ((micro_checkpoint, tmp_path / 'new', '--size', '100'), 'no multiple of 64'),
+                             ((tmp_path / 'nothing', tmp_path / 'new', '--size', '128'), 'no such checkpoint directory')):
+        refused = run(*arguments)
+        assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count('\n') == 1
+    assert not (tmp_path / 'new').exists()
