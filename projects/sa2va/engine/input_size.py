@@ -15,7 +15,7 @@ from ..models.sa2va_seg_model import Sa2VASegModel
 # Times the checkpoint's own size; the bundled one (640 px) may be tried at 512, 768 and 1024 px.
 FACTORS = (0.8, 1.2, 1.6)
 # Cost grows with the area: a size has to earn it.
-MARGIN = 0.01
+MARGIN = 0.02
 MAX_IMAGES = 16
 
 
