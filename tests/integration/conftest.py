@@ -78,7 +78,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_iters=4, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
 param_scheduler = []
-cache = dict(dir={str(path.parent / 'cache')!r})
+cache = dict(dir={str(path.parent / 'cache')!r}, lazy=False)
 ''')
     return path
 

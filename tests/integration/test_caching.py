@@ -100,7 +100,22 @@ def test_auto_caches_what_is_visited_often_enough(run_config, tmp_path):
     assert 'cache: vision_tokens, reference_low_res of 30 views' in short, 'what is there already costs nothing'
 
 
+def test_lazily_filled_caches_train_the_same_and_hold_what_was_visited(run_config, tmp_path):
+    train(run_config, tmp_path / 'plain', None)
+    log = train(run_config, tmp_path / 'lazy', tmp_path / 'cache', 'cache.lazy=True')
+    assert '30 to be computed when they are first visited' in log
+    assert_same_run(tmp_path / 'plain', tmp_path / 'lazy')
+    # Eight visits of twenty-four training views; the validation pairs' images need both, the validation masks' tokens only.
+    references = len(list((tmp_path / 'cache').glob('reference_low_res-*/*/*.safetensors')))
+    assert 3 < references <= 3 + 8
+    assert len(list((tmp_path / 'cache').glob('vision_tokens-*/*/*.safetensors'))) == references + 3
+    train(run_config, tmp_path / 'again', tmp_path / 'cache', 'cache.lazy=True')
+    assert_same_run(tmp_path / 'plain', tmp_path / 'again')
+    assert len(list((tmp_path / 'cache').glob('reference_low_res-*/*/*.safetensors'))) == references
+
+
 @pytest.mark.parametrize('options, message', [
+    (['cache.lazy=True', 'train_dataloader.num_workers=2'], 'cache.lazy: train_dataloader.num_workers is 2'),
     (['cache.items=[seg_states]'], 'cache.items: seg_states cannot be cached: it depends on llm'),
     (['cache.item=auto'], 'cache.item: no such setting'),
     (['cache.max_gib=0'], 'cache.max_gib: 0 must be a number above 0'),

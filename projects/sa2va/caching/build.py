@@ -65,18 +65,22 @@ def fill(policy: Sa2VAModel, maker: SampleMaker, wishes: Sequence[Wish], stores:
     # Shares of all views: what is missing changes while processes start, and they would divide different lists.
     mine = [wish for wish in wishes[rank::world_size] if _missing(wish, stores)]
     done = 0
-    for view, names in tqdm(mine, desc='cache', unit='view', disable=rank != 0 or not mine):
-        kinds = _missing((view, names), stores)
-        if not kinds:  # the same view twice, or another process was faster
-            continue
-        for kind, tensors in compute(policy, batch_of(maker, view, policy), kinds).items():
-            stores[kind].write(view.key(), tensors)
-        done += 1
+    for wish in tqdm(mine, desc='cache', unit='view', disable=rank != 0 or not mine):
+        done += fill_one(policy, maker, wish, stores)
     # Not a collective: there is no process group yet, and a launcher ends the others when one fails.
     waiting = list(wishes)
     while waiting := [wish for wish in waiting if _missing(wish, stores)]:
         time.sleep(0.2)
     return done
+
+
+def fill_one(policy: Sa2VAModel, maker: SampleMaker, wish: Wish, stores: Mapping[str, CacheStore]) -> bool:
+    """Compute what one view lacks; False where it lacks nothing (the same view twice, or another process was faster)."""
+    kinds = _missing(wish, stores)
+    if kinds:
+        for kind, tensors in compute(policy, batch_of(maker, wish[0], policy), kinds).items():
+            stores[kind].write(wish[0].key(), tensors)
+    return bool(kinds)
 
 
 def batch_of(maker: SampleMaker, view: View, policy: Sa2VAModel) -> dict:

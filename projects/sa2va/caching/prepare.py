@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..models.sa2va_dpo_model import preference_config
 from ..models.sa2va_seg_model import Sa2VASegModel
 from ..models.trainable import normalise_switches
-from .build import Wish, batch_of, compute, fill, local_rank, missing
+from .build import Wish, batch_of, compute, fill, fill_one, local_rank, missing
 from .fingerprint import fingerprint, weights_digest
 from .kinds import KINDS, Kind, choose
 from .store import CacheStore, evict, size_of
@@ -27,7 +27,7 @@ from .store import CacheStore, evict, size_of
 _GIB = 2 ** 30
 # Computing a view costs what a visit saves, and some more for writing it: visits per view from which it pays.
 WORTH = 1.5
-SETTINGS = dict(dir='work_dirs/cache', items='auto', max_gib=50.0)
+SETTINGS = dict(dir='work_dirs/cache', items='auto', max_gib=50.0, lazy=False)
 
 
 def prepare(cfg: Config) -> list[str]:
@@ -38,7 +38,9 @@ def prepare(cfg: Config) -> list[str]:
     Args:
         cfg: ``cache`` is None or a dict: ``dir`` (folder; several runs may share it), ``items`` (``'auto'`` or names of
             ``caching/kinds.py``), ``max_gib`` (bound on all that lies in ``dir``; with ``items='auto'`` the largest kinds
-            are left out until the rest fits). ``'auto'`` caches nothing where training is too short for it to pay.
+            are left out until the rest fits), ``lazy`` (compute a view when it is first visited, not before training: the
+            first step comes sooner, and a second copy of the start stays in memory; without data-loader workers only).
+            Unless lazy, ``'auto'`` caches nothing where training is too short for it to pay.
 
     Returns:
         Lines for the log.
@@ -62,21 +64,39 @@ def prepare(cfg: Config) -> list[str]:
     with _precision(cfg, model):
         stores = _stores(cfg, kinds, model, maker, asked['dir'])
         to_compute = missing(wishes, stores)
-        if asked['items'] == 'auto' and to_compute * WORTH > visits:
+        if asked['items'] == 'auto' and not asked['lazy'] and to_compute * WORTH > visits:
             return [f'cache: off, {to_compute} views would be computed for {visits} visits of training images (name the items '
                     f'in cache.items to have them all the same)']
         for store in stores.values():
             store.hold()
         lines += _fit(stores, _sizes(model, maker, wishes, list(stores)), asked, rank)
         wishes = [(view, tuple(name for name in names if name in stores)) for view, names in wishes]
-        done = fill(model.policy, maker, wishes, stores, rank, world_size)
-    lines.append(f'cache: {", ".join(stores) or "nothing"} of {len(wishes)} views in {asked["dir"]}, {done} computed now')
+        done = 0 if asked['lazy'] else fill(model.policy, maker, wishes, stores, rank, world_size)
+    when = f'{to_compute} to be computed when they are first visited' if asked['lazy'] else f'{done} computed now'
+    lines.append(f'cache: {", ".join(stores) or "nothing"} of {len(wishes)} views in {asked["dir"]}, {when}')
+    if asked['lazy'] and to_compute:
+        _fill_lazily(cfg, model, maker, wishes, stores)
     del model
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     _point(cfg, stores)
     return lines
+
+
+def _fill_lazily(cfg: Config, model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish],
+                 stores: dict[str, CacheStore]) -> None:
+    """Let the start model, which stays in memory, compute a view when a data set first asks for it."""
+    names: dict[str, tuple[str, ...]] = {}
+    for view, wanted in wishes:
+        names[view.key()] = tuple(dict.fromkeys((*names.get(view.key(), ()), *wanted)))
+
+    def fill_view(view) -> None:
+        with _precision(cfg, model):
+            fill_one(model.policy, maker, (view, names[view.key()]), stores)
+
+    for store in stores.values():
+        store.fill_with(fill_view)
 
 
 def _settings(cfg: Config) -> dict | None:
@@ -88,6 +108,11 @@ def _settings(cfg: Config) -> dict | None:
         raise InputError(f'cache.{unknown[0]}: no such setting; there are {", ".join(SETTINGS)}')
     if isinstance(asked['max_gib'], bool) or not isinstance(asked['max_gib'], (int, float)) or asked['max_gib'] <= 0:
         raise InputError(f'cache.max_gib: {asked["max_gib"]!r} must be a number above 0, in GiB')
+    if asked['lazy']:
+        for name in ('train_dataloader', 'val_dataloader'):
+            if (cfg.get(name) or {}).get('num_workers', 0):
+                raise InputError(f'cache.lazy: {name}.num_workers is {cfg[name].num_workers}, and workers have no model to '
+                                 f'compute with: set it to 0, or cache.lazy=False')
     if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset):
         raise InputError(f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
                          f'set cache=None')

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Callable, Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,8 @@ from ..errors import InputError
 _LOCK = 'in_use'
 # Locks are held until the process ends, however it ends.
 _held: list = []
+# Folder of a store -> what computes an item of it when it is first wanted, in this process.
+_fillers: dict[str, Callable[[Any], None]] = {}
 
 
 def item_key(image_digest: str, prompt: str, horizontal: bool, vertical: bool) -> str:
@@ -73,6 +75,16 @@ class CacheStore:
         except (OSError, SafetensorError) as error:
             raise InputError(f'{path}: missing or damaged ({str(error).splitlines()[0]}): delete {self.directory} and '
                              f'start again, it is rebuilt; if an image was changed during the run, put it back') from None
+
+    def fill_with(self, filler: Callable[[Any], None]) -> None:
+        """Let ``filler(view)`` store an item when it is first wanted, for all stores of this folder in this process."""
+        _fillers[str(self.directory)] = filler
+
+    def ensure(self, key: str, view: Any) -> None:
+        """Have the item of a view stored, if something was set to compute it."""
+        filler = _fillers.get(str(self.directory))
+        if filler is not None and key not in self:
+            filler(view)
 
     def hold(self) -> None:
         """Keep the folder from :func:`evict` as long as this process lives."""

@@ -76,6 +76,7 @@ class SampleMaker:
         if self.stores:
             key = view.key()
             for store in self.stores.values():
+                store.ensure(key, view)
                 sample.update(store.read(key))
             for name in LISTS:
                 parts = sorted(field for field in sample if field.startswith(f'{name}.'))
