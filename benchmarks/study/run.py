@@ -57,12 +57,12 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
     parameters = [p for g in groups for p in g['params']]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, cell.steps))
-    pairs = split.select(cell.pairs, split.own)
+    pairs = split.select(cell.pairs, split.mine(judge='ClDice' if cell.pairs == 'own_topology' else 'IoU'))
     logs: dict[str, list[float]] = {name: [] for name in LOGGED}
     policy.train()
     for step in range(cell.steps):
         if step and step % math.ceil(cell.steps / cell.refresh) == 0:
-            pairs = split.select(cell.pairs, split.mine(policy.eval(), 'refreshed'))
+            pairs = split.select(cell.pairs, split.mine(policy.eval()))
             split.forget_targets()
             policy.train()
         images = list(pairs)

@@ -119,24 +119,21 @@ class Split:
             out.append(TestImage(sam, state, read_mask(self.gt_of[image.stem])))
         return out
 
-    def mine(self, policy=None, name: str = 'start') -> list[dict]:
-        """Pairs of the policy's own candidates: dicts with ``image``, ``chosen`` and ``rejected`` (paths), the IoUs."""
-        root = self.pairs_root / name
+    def mine(self, policy=None, judge: str = 'IoU') -> list[dict]:
+        """Pairs of the start's own candidates, or of a policy's: dicts with ``image``, ``chosen`` and ``rejected`` (paths),
+        the IoUs. The judge says which is better."""
+        root = self.pairs_root / (f'start_{judge}' if policy is None else 'refreshed')
         if policy is not None:
             shutil.rmtree(root, ignore_errors=True)
         if not (root / 'dpo_annotations.json').exists():
             generate_pairs(GenerateConfig(
                 mode='generate', images_dir=str(self.images), gt_dir=str(self.masks), output_dir=str(root),
                 model_path=self.base, num_samples=self.num_samples, min_iou_gap=self.min_iou_gap, seed=self.seed,
-                device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
+                judge=(judge,), device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
         by_stem = {image.stem: image for image in self.train_images}
         return [dict(image=by_stem[Path(r['image']).stem], chosen=root / r['chosen_mask'], rejected=root / r['rejected_mask'],
                      chosen_iou=r['chosen_iou'], rejected_iou=r['rejected_iou'])
                 for r in json.loads((root / 'dpo_annotations.json').read_text())]
-
-    @cached_property
-    def own(self) -> list[dict]:
-        return self.mine()
 
     def select(self, kind: str, own: list[dict]) -> dict[Path, list[dict]]:
         """Pairs of one kind (see ``table.Cell.pairs``), grouped by image."""
@@ -149,7 +146,7 @@ class Split:
             truth = self.gt_of[image.stem]
             against_truth = [dict(image=image, chosen=truth, rejected=path)
                              for path in sorted({p[side] for p in pairs for side in ('chosen', 'rejected')})]
-            if kind == 'own':
+            if kind in ('own', 'own_topology'):
                 out[image] = pairs
             elif kind == 'own_best':
                 out[image] = [pair for pair in pairs if pair['chosen_iou'] == best]

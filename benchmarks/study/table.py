@@ -17,8 +17,8 @@ class Cell:
 
     Attributes:
         pairs: ``own`` (chosen is any better candidate of the policy), ``own_best`` (chosen is the best of them),
-            ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``gt`` (ground truth among the candidates),
-            ``gt_only`` (chosen is the ground truth).
+            ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``own_topology`` (as ``own``, with clDice for the
+            judge instead of IoU), ``gt`` (ground truth among the candidates), ``gt_only`` (chosen is the ground truth).
         preference: fields of ``PreferenceConfig``.
         twin: name of the anchor-only run that differs in the preference weight alone.
         score_size: side of the square on which masks are scored, pixels.
@@ -38,20 +38,27 @@ class Cell:
     group: str = 'main'
 
 
-def anchored(weight: float, anchor: float = 1.0, **preference) -> dict:
-    return dict(weight=weight, sft_weight=anchor, sft_bce=2.0, sft_dice=0.5, **preference)
+def anchored(weight: float, anchor: float = 1.0, sft_cldice: float = 0.5, **preference) -> dict:
+    """``anchor`` times (BCE x 2 + Dice x 0.5 + clDice x ``sft_cldice``) beside the preference term."""
+    return dict(weight=weight, sft_weight=anchor, sft_bce=2.0, sft_dice=0.5, sft_cldice=sft_cldice, **preference)
+
+
+def plain(weight: float, **preference) -> dict:
+    """The anchor without clDice: Sa2VA's own supervised loss."""
+    return anchored(weight, sft_cldice=0.0, **preference)
 
 
 def cells() -> list[Cell]:
     """The table, baselines first."""
     table = [
-        Cell('supervised on ground truth', 'gt_only', anchored(0.0)),
+        Cell('supervised on ground truth', 'gt_only', plain(0.0)),
+        Cell('gt_only: anchor only', 'gt_only', anchored(0.0)),
         Cell('guide as written', 'own', dict(type='guide')),
         Cell('guide as written, no reference', 'own', dict(type='guide'), reference='none'),
         Cell('guide as written, with ground truth', 'gt', dict(type='guide')),
     ]
     for pairs in ('own_best', 'own', 'gt', 'gt_only'):
-        twin = 'supervised on ground truth' if pairs == 'gt_only' else f'{pairs}: anchor only'
+        twin = f'{pairs}: anchor only'
         if pairs != 'gt_only':
             table.append(Cell(twin, pairs, anchored(0.0)))
         for weight in (0.2, 1.0, 3.0):
@@ -78,11 +85,22 @@ def cells() -> list[Cell]:
         Cell('own_best: anchor x 0.3 only', 'own_best', anchored(0.0, 0.3), group='attempts'),
         Cell('own_best: anchor x 0.3 + balanced x 1', 'own_best', anchored(1.0, 0.3, **BALANCED),
              twin='own_best: anchor x 0.3 only', group='attempts'),
+        Cell('own_best, refreshed 4 x: anchor only', 'own_best', anchored(0.0), refresh=4, group='attempts'),
+        *(Cell(f'own_best, refreshed 4 x: anchor + normalised x {weight:g}', 'own_best', anchored(weight, **NORMALISED),
+               refresh=4, twin='own_best, refreshed 4 x: anchor only', group='attempts') for weight in (0.3, 1.0)),
+        Cell('own_topology: anchor only', 'own_topology', anchored(0.0), group='attempts'),
+        Cell('own_topology: anchor + normalised x 0.3', 'own_topology', anchored(0.3, **NORMALISED),
+             twin='own_topology: anchor only', group='attempts'),
     ]
-    for parts, lr in (('full', 1e-4), ('full', 1e-3), ('lora', 3e-4), ('lora', 1e-3), ('decoder', 1e-3)):
+    for name, preference in (('plain anchor', plain), ('anchor with clDice x 1', lambda w, **p: anchored(w, sft_cldice=1.0, **p))):
+        twin = f'gt: {name} only'
+        table += [Cell(twin, 'gt', preference(0.0), group='attempts'),
+                  Cell(f'gt: {name} + balanced x 0.2', 'gt', preference(0.2, **BALANCED), twin=twin, group='attempts')]
+    for parts, lr in (('full', 1e-4), ('full', 5e-4), ('full', 1e-3), ('lora', 3e-4), ('lora', 1e-3), ('decoder', 1e-3)):
         label = f'{parts} lr {lr:g}'
         table += [
-            Cell(f'supervised on ground truth, {label}', 'gt_only', anchored(0.0), parts=parts, lr=lr, group='rates'),
+            Cell(f'supervised on ground truth, {label}', 'gt_only', plain(0.0), parts=parts, lr=lr, group='rates'),
+            Cell(f'gt: anchor + balanced x 0.2, {label}', 'gt', anchored(0.2, **BALANCED), parts=parts, lr=lr, group='rates'),
             Cell(f'own_best: anchor only, {label}', 'own_best', anchored(0.0), parts=parts, lr=lr, group='rates'),
             Cell(f'own_best: anchor + balanced x 1, {label}', 'own_best', anchored(1.0, **BALANCED), parts=parts, lr=lr,
                  twin=f'own_best: anchor only, {label}', group='rates'),

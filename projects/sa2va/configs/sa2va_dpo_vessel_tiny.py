@@ -28,7 +28,7 @@ val_dataloader = dict(
     dataset=dict(preprocessor=checkpoint, source=dict(data_root=data_root)))
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
+optim_wrapper = dict(optimizer=dict(lr=3e-4))
 train_cfg = dict(max_epochs=None, max_iters=max_iters, val_interval=20)
 default_hooks = dict(checkpoint=dict(interval=40))
 # 320 visits of 72 views: each view's tokens and reference logits are computed once, at its first visit (docs/speed.md).

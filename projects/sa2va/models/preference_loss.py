@@ -380,14 +380,41 @@ def soft_skeleton(probability: Tensor, iterations: int) -> Tensor:
     Each round adds what a morphological opening removes from the image eroded so far. Beyond the border the image
     is taken to go on, so a vessel that leaves the frame is not eroded from the frame's edge.
     """
+    # Shifted views are five times faster than max pooling on a CPU; through autograd they keep every intermediate image.
+    opened = _pooled_opening if probability.requires_grad and torch.is_grad_enabled() else _shifted_opening
     image, skeleton = probability, torch.zeros_like(probability)
     for _ in range(iterations + 1):
-        eroded = -torch.maximum(F.max_pool2d(-image, (3, 1), 1, (1, 0)), F.max_pool2d(-image, (1, 3), 1, (0, 1)))
-        removed = F.relu(image - F.max_pool2d(eroded, 3, 1, 1))
+        eroded, dilated = opened(image)
+        removed = F.relu(image - dilated)
         # The union of fuzzy sets a + b - ab; never above 1.
         skeleton = skeleton + removed - skeleton * removed
         image = eroded
     return skeleton
+
+
+def _pooled_opening(image: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, H, W] eroded by a cross, and that dilated by a square."""
+    eroded = -torch.maximum(F.max_pool2d(-image, (3, 1), 1, (1, 0)), F.max_pool2d(-image, (1, 3), 1, (0, 1)))
+    return eroded, F.max_pool2d(eroded, 3, 1, 1)
+
+
+def _shifted_opening(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The same values as :func:`_pooled_opening`."""
+    def neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        # Beyond the border the image goes on: its own edge repeated changes no extremum over a window that holds the edge.
+        size = x.shape[axis]
+        return (torch.cat((x.narrow(axis, 0, 1), x.narrow(axis, 0, size - 1)), axis),
+                torch.cat((x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)), axis))
+
+    eroded = image
+    for axis in (-2, -1):
+        before, after = neighbours(image, axis)
+        eroded = torch.minimum(eroded, torch.minimum(before, after))
+    dilated = eroded
+    for axis in (-2, -1):
+        before, after = neighbours(dilated, axis)
+        dilated = torch.maximum(dilated, torch.maximum(before, after))
+    return eroded, dilated
 
 
 def kl_to_reference(logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor, *,

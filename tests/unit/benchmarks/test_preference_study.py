@@ -29,8 +29,8 @@ def test_twins_differ_in_the_preference_weight_alone():
     for cell in paired:
         twin = cells[cell.twin]
         assert twin.preference['weight'] == 0 and cell.preference['weight'] > 0
-        for name in ('sft_weight', 'sft_bce', 'sft_dice'):
-            assert twin.preference[name] == cell.preference[name], cell.name
+        for name in ('sft_weight', 'sft_bce', 'sft_dice', 'sft_cldice'):
+            assert twin.preference.get(name) == cell.preference.get(name), cell.name
         for name in ('pairs', 'parts', 'lr', 'steps', 'refresh', 'score_size'):
             assert asdict(twin)[name] == asdict(cell)[name], (cell.name, name)
 
@@ -49,7 +49,7 @@ def split():
 def test_kinds_of_pairs(split):
     own = [pair('a.png', 'm1', 'm3', 0.8), pair('a.png', 'm2', 'm3', 0.5), pair('a.png', 'm1', 'm2', 0.8)]
     image = Path('a.png')
-    assert split.select('own', own) == {image: own}
+    assert split.select('own', own) == split.select('own_topology', own) == {image: own}
     assert split.select('own_best', own) == {image: [own[0], own[2]]}
     truth = split.select('gt_only', own)[image]
     assert {p['chosen'] for p in truth} == {Path('truth/a.png')}

@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -281,6 +282,22 @@ def test_soft_skeleton_of_soft_values_by_hand():
     expected = torch.zeros(1, 5, 9)
     expected[0, 2] = .68
     torch.testing.assert_close(pl.soft_skeleton(bar, 3), expected)
+
+
+def test_soft_skeleton_is_the_same_with_and_without_gradient_and_as_scipys_grey_morphology():
+    from scipy import ndimage
+
+    image = torch.rand(3, 11, 14, generator=torch.Generator().manual_seed(0))
+    without = pl.soft_skeleton(image, 3)
+    assert torch.equal(without, pl.soft_skeleton(image.clone().requires_grad_(), 3).detach())
+    cross = ndimage.generate_binary_structure(2, 1)
+    for i in range(3):
+        x, expected = image[i].numpy(), np.zeros((11, 14), np.float32)
+        for _ in range(4):
+            eroded = ndimage.grey_erosion(x, footprint=cross, mode='nearest')
+            removed = np.maximum(x - ndimage.grey_dilation(eroded, footprint=np.ones((3, 3)), mode='nearest'), 0)
+            expected, x = expected + removed - expected * removed, eroded
+        np.testing.assert_allclose(without[i].numpy(), expected, atol=1e-6)
 
 
 def test_soft_cldice_sees_a_gap_that_dice_does_not():
