@@ -85,7 +85,8 @@ def _plot(out: Path, rows: list[dict], order: list[str]) -> None:
             if len(inside) < len(x):  # collapsed runs would squeeze the rest into one point
                 axis.plot(_LEAST_SHOWN, y, '<', color='red', markersize=5)
         axis.axvline(0, color='grey', lw=1)
-        axis.set(title=f'{data}, {base}', xlabel='change of test Dice (red: below)', yticks=range(len(names)), yticklabels=names)
+        axis.set(title=f'{data}, {base}', yticks=range(len(names)), yticklabels=names)
     axes[0][0].invert_yaxis()
+    figure.supxlabel(f'change of test Dice (red: below {_LEAST_SHOWN:g})', fontsize='medium')
     figure.tight_layout()
     figure.savefig(out / 'results.png', dpi=110)

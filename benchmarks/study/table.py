@@ -71,6 +71,8 @@ def cells() -> list[Cell]:
     for pairs in ('own', 'own_best', 'gt'):
         table += [Cell(f'{pairs}: anchor + {name}', pairs, preference, twin=f'{pairs}: anchor only', group='bounded')
                   for name, preference in bounded]
+    table.append(Cell('gt: anchor + balanced, beta 0.1, x 1', 'gt', anchored(1.0, reduction='balanced', beta=0.1),
+                      twin='gt: anchor only', group='bounded'))
     for name, preference in (('balanced', dict(**BALANCED)), ('balanced, clip 3', dict(**BALANCED, clip=3.0)),
                              ('balanced, clip 3, KL', dict(**BALANCED, clip=3.0, kl_weight=1.0)),
                              ('normalised, clip 3', dict(**NORMALISED, clip=3.0))):

@@ -67,6 +67,26 @@ def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_
         assert (tmp_path / 'w' / 'exported_hf' / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_better_input_size_is_kept_where_training_adds_nothing(cli, folders, run_config, micro_checkpoint, tmp_path):
+    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', '192', '--cfg-options',
+              'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_iters=2', code=3)
+    summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
+    exported = tmp_path / 'w' / 'exported_hf'
+    size = json.loads((exported / 'sam2_dims.json').read_text())['image_size']
+    assert size == summary['exported_sam_size'] and size in (128, 192) and 'NOT BETTER' in run.stdout
+    assert summary['after'] == (summary['before'] if size == 128 else summary['start_at_chosen_size'])
+    assert (exported / 'model.safetensors').read_bytes() == (micro_checkpoint / 'model.safetensors').read_bytes()
+
+
+@pytest.mark.parametrize('trained, start, handed_in, choice', [
+    (.7, .6, .6, 'trained'), (.6, .6, .6, 'handed_in'), (None, .6, .6, 'handed_in'),
+    (None, .7, .6, 'start'), (None, .6, .7, 'handed_in'), (.65, .6, .7, 'handed_in'), (.8, .6, .7, 'trained')])
+def test_what_is_handed_back(trained, start, handed_in, choice):
+    from projects.sa2va.engine.main_job import choose_export
+
+    assert choose_export(trained, start, handed_in) == choice
+
+
 @pytest.mark.parametrize('options, words', [
     (['--images', 'no/such/folder', '--gt', 'x'], '--images no/such/folder'),
     (['--images', 'tests'], 'give both folders'),

@@ -218,6 +218,19 @@ def best_checkpoint(work_dir: Path) -> tuple[Path | None, float, float]:
     return (found[-1] if found and best['dice'] > start else None), best['dice'], start
 
 
+def choose_export(trained: float | None, start: float, handed_in: float) -> str:
+    """Which model is handed back, by validation Dice: ``'trained'``, ``'start'`` (untrained, at the chosen input size) or
+    ``'handed_in'``. Whatever is more work has to be better.
+
+    Args:
+        trained: of the best trained checkpoint; ``None`` when none beats the start.
+    """
+    best, name = handed_in, 'handed_in'
+    if start > best:
+        best, name = start, 'start'
+    return 'trained' if trained is not None and trained > best else name
+
+
 def evaluate(checkpoint: Path | str, images: list, gt: str, out_dir: Path, args: argparse.Namespace) -> dict:
     """Test metrics of a checkpoint directory (the start, or what was exported)."""
     from ..datasets.seg_dataset import DEFAULT_PROMPT, FolderMasks, VesselSegDataset
@@ -247,8 +260,10 @@ def conclude(summary: dict) -> int:
         print(f'before: SAM2 at {size["own"]} px; after and start, resized: at {size["chosen"]} px')
     print(f'\nexported model: {summary["exported_hf"]}')
     if summary['best_checkpoint'] is None:
-        print('NOT BETTER: no trained checkpoint has a higher validation Dice than the start. '
-              'The exported model is the unchanged start.')
+        kept = summary.get('exported_sam_size', summary['sam_size']['own'])
+        print('NOT BETTER: no trained checkpoint has a higher validation Dice than the start. The exported model is the '
+              + ('unchanged start.' if kept == summary['sam_size']['own'] else
+                 f'start with its weights as they were; only its SAM2 input is {kept} px now.'))
         return NOT_BETTER
     return 0
 
@@ -293,17 +308,19 @@ def main(argv: list[str] | None = None) -> int:
     train(inputs, start, work_dir, pairs, args, score_size=sam_size['chosen'] // 2 if resized else None)
 
     checkpoint, best_dice, start_dice = best_checkpoint(work_dir)
+    handed_in = start_dice
     if resized:
         # The handed-in model is what the result is held against, whatever size it looks at.
         handed_in = mean_dice(inputs.model, AnnotatedMasks(str(pairs)), pick_device(None))
         say(f'validation Dice: as handed in {handed_in:.4f}, at {sam_size["chosen"]} px {start_dice:.4f}')
-        checkpoint, start_dice = checkpoint if best_dice > handed_in else None, max(start_dice, handed_in)
-    say(f'validation Dice: start {start_dice:.4f}, best {best_dice:.4f}')
+    choice = choose_export(best_dice if checkpoint else None, start_dice, handed_in)
+    checkpoint = checkpoint if choice == 'trained' else None
+    say(f'validation Dice: start {max(start_dice, handed_in):.4f}, best {best_dice:.4f}')
     exported = work_dir / 'exported_hf'
     # An interrupted job may have left a part of it.
     shutil.rmtree(exported, ignore_errors=True)
     if checkpoint is None:
-        shutil.copytree(inputs.model, exported)
+        shutil.copytree(start if choice == 'start' else inputs.model, exported)
     else:
         export_run(read_config(str(work_dir / 'config.py'), []), checkpoint, exported)
     say(f'test of the exported model, {len(test_images)} images')
@@ -312,7 +329,8 @@ def main(argv: list[str] | None = None) -> int:
         before={name: before[name] for name in SUMMARY_METRICS}, after={name: after[name] for name in SUMMARY_METRICS},
         pairs=report['train_pairs'], train_images=report['train_images'], seconds=round(time.time() - started, 1),
         best_checkpoint=None if checkpoint is None else str(checkpoint), exported_hf=str(exported), seed=args.seed,
-        validation_dice=dict(start=start_dice, best=best_dice), sam_size=sam_size)
+        validation_dice=dict(start=max(start_dice, handed_in), best=best_dice), sam_size=sam_size,
+        exported_sam_size=sam_size['own'] if choice == 'handed_in' else sam_size['chosen'])
     if resized:
         summary['start_at_chosen_size'] = {name: resized[name] for name in SUMMARY_METRICS}
     write_json(work_dir / 'summary.json', summary)
