@@ -20,7 +20,7 @@ RECIPES: dict[str, dict] = {
     'LLM frozen': DECODER,
     'LLM frozen, SAM2 LoRA': dict(DECODER, sam2_encoder=dict(mode='lora', r=32, alpha=64)),
 }
-PREFERENCE = dict(beta=0.1, reduction='mean', weight=1.0, sft_weight=1.0, sft_bce=2.0, sft_dice=0.5)
+PREFERENCE = dict(beta=0.1, reduction='mean', weight=1.0, sft_weight=1.0, sft_bce=2.0, sft_dice=0.5, sft_cldice=0.5)
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,6 @@ def obvious_loss(model: Sa2VADPOModel, data: dict, device: str, head: torch.Tens
     (reference_w, _), (reference_l, _) = log_prob(reference, chosen), log_prob(reference, rejected)
     p = model.preference
     margin = (policy_w - reference_w) - (policy_l - reference_l)
-    anchor = segmentation_anchor(logits, chosen, bce_weight=p.sft_bce, dice_weight=p.sft_dice)
+    anchor = segmentation_anchor(logits, chosen, bce_weight=p.sft_bce, dice_weight=p.sft_dice,
+                                 cldice_weight=p.sft_cldice, cldice_iterations=p.cldice_iterations)
     return (-F.logsigmoid(p.beta * margin) + p.sft_weight * anchor).mean()

@@ -78,15 +78,6 @@ def test_a_better_input_size_is_kept_where_training_adds_nothing(cli, folders, r
     assert (exported / 'model.safetensors').read_bytes() == (micro_checkpoint / 'model.safetensors').read_bytes()
 
 
-@pytest.mark.parametrize('trained, start, handed_in, choice', [
-    (.7, .6, .6, 'trained'), (.6, .6, .6, 'handed_in'), (None, .6, .6, 'handed_in'),
-    (None, .7, .6, 'start'), (None, .6, .7, 'handed_in'), (.65, .6, .7, 'handed_in'), (.8, .6, .7, 'trained')])
-def test_what_is_handed_back(trained, start, handed_in, choice):
-    from projects.sa2va.engine.main_job import choose_export
-
-    assert choose_export(trained, start, handed_in) == choice
-
-
 @pytest.mark.parametrize('options, words', [
     (['--images', 'no/such/folder', '--gt', 'x'], '--images no/such/folder'),
     (['--images', 'tests'], 'give both folders'),

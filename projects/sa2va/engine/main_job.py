@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--model', help=f'checkpoint directory (default: {GUIDE_MODEL} if it exists, else the bundled tiny one)')
     parser.add_argument('--images', help=f'folder of images (default: {GUIDE_IMAGES} if it exists, else a drawn demo set)')
     parser.add_argument('--gt', help=f'folder of ground-truth masks (default: {GUIDE_GT} if it exists)')
-    parser.add_argument('--config', help='training config (default: the full or the tiny one, as the model)')
+    parser.add_argument('--config', help='training config (default: the full or a tiny one, as model and candidates)')
     parser.add_argument('--work-dir', default='work_dirs/dpo_vessel_training')
     parser.add_argument('--sam_size', default='auto', metavar='auto|keep|N',
                         help='side of the SAM2 input in pixels: auto measures some sizes on training images and needs a '
@@ -85,7 +85,9 @@ def choose_inputs(args: argparse.Namespace) -> Inputs:
     if images is None and Path(GUIDE_IMAGES).is_dir() and Path(GUIDE_GT).is_dir():
         images, gt = GUIDE_IMAGES, GUIDE_GT
     model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else TINY_CHECKPOINT)
-    name = 'sa2va_dpo_vessel_tiny' if Path(model).resolve() == Path(TINY_CHECKPOINT).resolve() else 'sa2va_dpo_vessel'
+    name = 'sa2va_dpo_vessel'
+    if Path(model).resolve() == Path(TINY_CHECKPOINT).resolve():
+        name += '_tiny_own' if args.no_gt_candidate else '_tiny'
     return Inputs(model, images, gt, args.config or f'projects/sa2va/configs/{name}.py')
 
 

@@ -6,7 +6,7 @@ from projects.sa2va.engine.paths import repoint
 from projects.sa2va.engine.train import read_config
 from projects.sa2va.errors import InputError
 
-NAMES = ('sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny', 'sa2va_sft_tiny')
+NAMES = ('sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny', 'sa2va_dpo_vessel_tiny_own', 'sa2va_sft_tiny', 'sa2va_sft_tiny_640')
 
 
 @pytest.fixture(params=NAMES)
