@@ -58,7 +58,7 @@ def test_another_input_size_is_measured_beside_the_start_and_exported(cli, folde
 
 
 def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_config, micro_checkpoint, tmp_path):
-    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--cfg-options',
+    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--cfg-options',
               'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_iters=2', code=3)
     summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
     assert summary['best_checkpoint'] is None and 'NOT BETTER' in run.stdout

@@ -29,7 +29,8 @@ model = dict(
         mask_decoder='full'),
     # dict(type='guide') is the guide's objective as written; docs/method.md says what it does to masks.
     preference=dict(
-        beta=beta, label_smoothing=label_smoothing, reduction='mean', weight=1.0,
+        # The two regions of a disagreement averaged separately; the guide's mean over all pixels moves next to nothing.
+        beta=beta, label_smoothing=label_smoothing, reduction='balanced', weight=1.0,
         # The anchor: without it preference learning collapses masks; its clDice keeps thin vessels connected.
         sft_weight=1.0, sft_bce=2.0, sft_dice=0.5, sft_cldice=0.5),
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.

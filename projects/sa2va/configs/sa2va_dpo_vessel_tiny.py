@@ -15,8 +15,8 @@ model = dict(
         sam2_neck='full',
         projector='full',
         mask_decoder='full'),
-    # The two regions of a disagreement averaged separately: no drift to thick or thin masks. Its beta is in units of one
-    # pixel's logit, hence not the guide's 0.1, which belongs to a mean over all pixels.
+    # The study's choice with ground truth among the candidates; at beta 1 the push fades once the two regions are a few
+    # logits apart.
     preference=dict(beta=1.0, reduction='balanced', weight=0.2),
     score_size=320)
 

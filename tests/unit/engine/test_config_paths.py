@@ -35,7 +35,7 @@ def test_the_guide_s_settings(repo_root):
     assert (cfg.beta, cfg.label_smoothing, cfg.lr, cfg.max_epochs, cfg.min_iou_gap) == (0.1, 0.0, 5e-6, 2, 0.05)
     assert cfg.strategy.zero_optimization == dict(stage=2, offload_optimizer=dict(device='cpu'))
     assert cfg.strategy.bf16 == dict(enabled=True)
-    assert cfg.model.preference.reduction == 'mean' and cfg.model.preference.beta == 0.1
+    assert cfg.model.preference.beta == cfg.beta and cfg.model.preference.label_smoothing == cfg.label_smoothing
 
 
 @pytest.mark.parametrize('content', ['model = dict(', 'raise RuntimeError("broken")', '_base_ = ["./missing.py"]'])
