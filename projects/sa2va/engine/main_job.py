@@ -137,8 +137,6 @@ def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tu
     return train, test, str(gt)
 
 
-
-
 def resize_start(inputs: Inputs, images: list, gt: str, work_dir: Path, args: argparse.Namespace) -> tuple[str, dict]:
     """(the checkpoint to train: the user's, or a copy that looks at another number of pixels; what was measured).
 
@@ -305,7 +303,8 @@ def main(argv: list[str] | None = None) -> int:
         mode='generate', images_dir=str(train_images[0].parent), gt_dir=gt, output_dir=str(pairs),
         model_path=start, num_samples=args.num_samples, min_iou_gap=args.min_iou_gap,
         max_pairs_per_image=args.max_pairs_per_image, val_fraction=args.val_fraction, seed=args.seed,
-        group_regex=args.group_regex, include_gt=not args.no_gt_candidate, **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
+        group_regex=args.group_regex, include_gt=not args.no_gt_candidate,
+        **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
 
     train(inputs, start, work_dir, pairs, args, score_size=sam_size['chosen'] // 2 if resized else None)
 
