@@ -84,6 +84,8 @@ def test_a_better_input_size_is_kept_where_training_adds_nothing(cli, folders, r
     (['--model', 'no/such/model'], '--model no/such/model'),
     (['--sam_size', 'large'], '--sam_size large: must be auto, keep or a number'),
     (['--sam_size', '700'], '--sam_size: 700 is no multiple of 64'),
+    (['--test_fraction', '0'], '--test_fraction 0: must be above 0'),
+    (['--val_fraction', '1'], '--val_fraction 1: must be above 0 and below 1'),
 ])
 def test_bad_input_is_one_line(cli, tmp_path, options, words):
     run = cli('-m', 'projects.sa2va.engine.main_job', '--work-dir', tmp_path / 'w', *options, code=2)

@@ -66,8 +66,8 @@ def choose_inputs(args: argparse.Namespace) -> Inputs:
     """Fill in the defaults: the guide's paths where they exist, else what is bundled.
 
     Raises:
-        InputError: a folder that was named does not exist, only one of --images and --gt was given, or ``--sam_size`` is
-            no size.
+        InputError: a folder that was named does not exist, only one of --images and --gt was given, ``--sam_size`` is
+            no size, or nothing would be left for the test or for validation.
     """
     from ..errors import InputError
 
@@ -76,6 +76,9 @@ def choose_inputs(args: argparse.Namespace) -> Inputs:
     for flag, value in (('--model', args.model), ('--images', args.images), ('--gt', args.gt), ('--config', args.config)):
         if value and not Path(value).exists():
             raise InputError(f'{flag} {value}: does not exist: check the path (it is relative to the repository root)')
+    for flag, value in (('--test_fraction', args.test_fraction), ('--val_fraction', args.val_fraction)):
+        if not 0 < value < 1:
+            raise InputError(f'{flag} {value:g}: must be above 0 and below 1: validation picks the checkpoint, the test judges it')
     if args.sam_size not in ('auto', 'keep'):
         if not args.sam_size.isdecimal():
             raise InputError(f'--sam_size {args.sam_size}: must be auto, keep or a number of pixels')
@@ -118,10 +121,15 @@ def say(text: str) -> None:
 
 
 def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tuple[list, list, str]:
-    """(images for pairs and validation, images for the test, ground-truth folder); drawn first if there are none."""
+    """(images for pairs and validation, images for the test, ground-truth folder); drawn first if there are none.
+
+    Raises:
+        InputError: too few patients for pairs, validation and test.
+    """
     from ..datasets.drawn import write_dataset
     from ..datasets.ground_truth import match_ground_truth, patient_of, split_by_group
     from ..datasets.mask_io import list_images
+    from ..errors import InputError
 
     images, gt = inputs.images, inputs.gt
     if images is None:
@@ -131,9 +139,16 @@ def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tu
     matched, missing = match_ground_truth(list_images(Path(images)), Path(gt))
     for image in missing:
         print(f'no ground truth for {image}: skipped')
-    train, test = split_by_group(
-        [image for image, _ in matched], args.test_fraction, args.seed,
-        key=lambda image: patient_of(image.stem, args.group_regex))
+    def patient(image: Path):
+        return patient_of(image.stem, args.group_regex)
+
+    patients = {patient(image) for image, _ in matched}
+    if len(patients) < 3:
+        raise InputError(f'{images}: {len(matched)} images with ground truth of {len(patients)} patients: pairs, validation and '
+                         'test need one each: add images, or tell patients apart with --group_regex')
+    train, test = split_by_group([image for image, _ in matched], args.test_fraction, args.seed, key=patient)
+    # Pair mining takes validation images out of these; a split that cannot be made is said before any long work.
+    split_by_group(train, args.val_fraction, args.seed, key=patient)
     return train, test, str(gt)
 
 

@@ -1,7 +1,10 @@
 """What the main job decides before it starts and at its end."""
+import numpy as np
 import pytest
+from PIL import Image
 
 from projects.sa2va.engine import main_job
+from projects.sa2va.errors import InputError
 
 
 @pytest.fixture
@@ -32,3 +35,37 @@ def test_the_config_follows_the_model_and_the_candidates(in_an_empty_folder):
     (None, .7, .6, 'start'), (None, .6, .7, 'handed_in'), (.65, .6, .7, 'handed_in'), (.8, .6, .7, 'trained')])
 def test_what_is_handed_back(trained, start, handed_in, choice):
     assert main_job.choose_export(trained, start, handed_in) == choice
+
+
+def folders_of(root, stems):
+    for name in ('images', 'gt'):
+        (root / name).mkdir()
+        for stem in stems:
+            Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(root / name / f'{stem}.png')
+    return ['--images', str(root / 'images'), '--gt', str(root / 'gt')]
+
+
+def split_of(root, *options):
+    args = main_job.parse_args([*folders_of(root, ('a_L', 'a_R', 'b_L', 'b_R')), *options])
+    return main_job.prepare_data(main_job.choose_inputs(args), root, args)
+
+
+def test_too_few_patients_are_refused_before_any_work(tmp_path, repo_root, monkeypatch):
+    monkeypatch.chdir(repo_root)
+    with pytest.raises(InputError, match='4 images with ground truth of 2 patients.*--group_regex'):
+        split_of(tmp_path)
+
+
+def test_the_split_keeps_patients_together(tmp_path, repo_root, monkeypatch):
+    monkeypatch.chdir(repo_root)
+    args = main_job.parse_args(folders_of(tmp_path, ('a_L', 'a_R', 'b_L', 'b_R', 'c_L', 'c_R', 'd_L', 'd_R')))
+    train, test, _ = main_job.prepare_data(main_job.choose_inputs(args), tmp_path, args)
+    assert len(train) == len(test) == 4
+    assert not {image.stem[0] for image in train} & {image.stem[0] for image in test}
+
+
+@pytest.mark.parametrize('flag', ['--test_fraction', '--val_fraction'])
+@pytest.mark.parametrize('value', ['0', '1', '-0.1', 'nan'])
+def test_nothing_is_left_out_of_test_and_validation(flag, value):
+    with pytest.raises(InputError, match=flag):
+        main_job.choose_inputs(main_job.parse_args([flag + '=' + value]))
