@@ -656,6 +656,26 @@ def test_combined_with_image_index_equals_repeated_logits():
         torch.testing.assert_close(one[key], two[key])
 
 
+def test_skeletons_of_repeated_targets_are_computed_once_and_are_the_same(monkeypatch):
+    masks = (torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(7)) > .4).float()
+    targets = masks[[1, 0, 1, 2, 0]]
+    logits = torch.randn(5, 12, 12, generator=torch.Generator().manual_seed(8))
+    expected = torch.cat([pl.soft_cldice(z[None], y[None]) for z, y in zip(logits, targets)])
+    computed, skeleton = [], pl.soft_skeleton
+    monkeypatch.setattr(pl, 'soft_skeleton', lambda image, n: computed.append(len(image)) or skeleton(image, n))
+    torch.testing.assert_close(pl.soft_cldice(logits, targets), expected)
+    assert computed == [5, 3]
+
+
+def test_a_skeleton_ends_early_with_the_values_of_all_rounds():
+    mask = torch.zeros(1, 20, 20)
+    mask[0, 8:11, :] = 1
+    mask[0, 3:10, 4:9] = .5
+    full = pl.soft_skeleton(mask.clone().requires_grad_(), 30).detach()  # goes through every round
+    assert torch.equal(pl.soft_skeleton(mask, 30), full) and full.sum() > 0
+    assert torch.equal(pl.soft_skeleton(torch.zeros(1, 4, 4), 30), torch.zeros(1, 4, 4))
+
+
 def test_anchor_gradient_with_image_index_equals_repeated_logits():
     logits, _, target, _ = random_case(23, size=8)
     index = torch.tensor([1, 0, 1])
