@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 FULL = dict(sam2_encoder='full', sam2_neck='full', projector='full', mask_decoder='full')
 LORA = dict(sam2_encoder=dict(mode='lora', r=32, alpha=64), sam2_neck='full', projector='full', mask_decoder='full')
@@ -94,7 +95,7 @@ def cells() -> list[Cell]:
         Cell('own_topology: anchor + normalised x 0.3', 'own_topology', anchored(0.3, **NORMALISED),
              twin='own_topology: anchor only', group='attempts'),
     ]
-    for name, preference in (('plain anchor', plain), ('anchor with clDice x 1', lambda w, **p: anchored(w, sft_cldice=1.0, **p))):
+    for name, preference in (('plain anchor', plain), ('anchor with clDice x 1', partial(anchored, sft_cldice=1.0))):
         twin = f'gt: {name} only'
         table += [Cell(twin, 'gt', preference(0.0), group='attempts'),
                   Cell(f'gt: {name} + balanced x 0.2', 'gt', preference(0.2, **BALANCED), twin=twin, group='attempts')]

@@ -139,16 +139,16 @@ def prepare_data(inputs: Inputs, work_dir: Path, args: argparse.Namespace) -> tu
     matched, missing = match_ground_truth(list_images(Path(images)), Path(gt))
     for image in missing:
         print(f'no ground truth for {image}: skipped')
+
     def patient(image: Path):
         return patient_of(image.stem, args.group_regex)
 
-    patients = {patient(image) for image, _ in matched}
-    if len(patients) < 3:
-        raise InputError(f'{images}: {len(matched)} images with ground truth of {len(patients)} patients: pairs, validation and '
-                         'test need one each: add images, or tell patients apart with --group_regex')
     train, test = split_by_group([image for image, _ in matched], args.test_fraction, args.seed, key=patient)
-    # Pair mining takes validation images out of these; a split that cannot be made is said before any long work.
-    split_by_group(train, args.val_fraction, args.seed, key=patient)
+    if len({patient(image) for image in train}) < 2:
+        patients = len({patient(image) for image, _ in matched})
+        raise InputError(f'{images}: {len(matched)} images with ground truth of {patients} patients leave one patient beside the '
+                         'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
+                         'with --group_regex')
     return train, test, str(gt)
 
 
@@ -240,10 +240,11 @@ def choose_export(trained: float | None, start: float, handed_in: float) -> str:
     Args:
         trained: of the best trained checkpoint; ``None`` when none beats the start.
     """
-    best, name = handed_in, 'handed_in'
-    if start > best:
-        best, name = start, 'start'
-    return 'trained' if trained is not None and trained > best else name
+    scores = dict(handed_in=handed_in, start=start)
+    if trained is not None:
+        scores['trained'] = trained
+    # The first of equal ones.
+    return max(scores, key=scores.get)
 
 
 def evaluate(checkpoint: Path | str, images: list, gt: str, out_dir: Path, args: argparse.Namespace) -> dict:
@@ -330,8 +331,10 @@ def main(argv: list[str] | None = None) -> int:
         handed_in = mean_dice(inputs.model, AnnotatedMasks(str(pairs)), pick_device(None))
         say(f'validation Dice: as handed in {handed_in:.4f}, at {sam_size["chosen"]} px {start_dice:.4f}')
     choice = choose_export(best_dice if checkpoint else None, start_dice, handed_in)
-    checkpoint = checkpoint if choice == 'trained' else None
-    say(f'validation Dice: start {max(start_dice, handed_in):.4f}, best {best_dice:.4f}')
+    if choice != 'trained':
+        checkpoint = None
+    validation_dice = dict(start=max(start_dice, handed_in), best=best_dice)
+    say('validation Dice: start {start:.4f}, best {best:.4f}'.format(**validation_dice))
     exported = work_dir / 'exported_hf'
     # An interrupted job may have left a part of it.
     shutil.rmtree(exported, ignore_errors=True)
@@ -345,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
         before={name: before[name] for name in SUMMARY_METRICS}, after={name: after[name] for name in SUMMARY_METRICS},
         pairs=report['train_pairs'], train_images=report['train_images'], seconds=round(time.time() - started, 1),
         best_checkpoint=None if checkpoint is None else str(checkpoint), exported_hf=str(exported), seed=args.seed,
-        validation_dice=dict(start=max(start_dice, handed_in), best=best_dice), sam_size=sam_size,
+        validation_dice=validation_dice, sam_size=sam_size,
         exported_sam_size=sam_size['own'] if choice == 'handed_in' else sam_size['chosen'])
     if resized:
         summary['start_at_chosen_size'] = {name: resized[name] for name in SUMMARY_METRICS}

@@ -45,21 +45,35 @@ def folders_of(root, stems):
     return ['--images', str(root / 'images'), '--gt', str(root / 'gt')]
 
 
-def split_of(root, *options):
-    args = main_job.parse_args([*folders_of(root, ('a_L', 'a_R', 'b_L', 'b_R')), *options])
-    return main_job.prepare_data(main_job.choose_inputs(args), root, args)
-
-
-def test_too_few_patients_are_refused_before_any_work(tmp_path, repo_root, monkeypatch):
+@pytest.fixture
+def split_of(tmp_path, repo_root, monkeypatch):
     monkeypatch.chdir(repo_root)
-    with pytest.raises(InputError, match='4 images with ground truth of 2 patients.*--group_regex'):
-        split_of(tmp_path)
+
+    def split(stems, *options):
+        args = main_job.parse_args([*folders_of(tmp_path, stems), *options])
+        return main_job.prepare_data(main_job.choose_inputs(args), tmp_path, args)
+
+    return split
 
 
-def test_the_split_keeps_patients_together(tmp_path, repo_root, monkeypatch):
-    monkeypatch.chdir(repo_root)
-    args = main_job.parse_args(folders_of(tmp_path, ('a_L', 'a_R', 'b_L', 'b_R', 'c_L', 'c_R', 'd_L', 'd_R')))
-    train, test, _ = main_job.prepare_data(main_job.choose_inputs(args), tmp_path, args)
+@pytest.mark.parametrize('stems, patients', [(('a_L', 'a_R', 'b_L', 'b_R'), 2), (('a_L', 'a_R', 'b_L', 'c_L'), 3)])
+def test_too_few_patients_are_refused_before_any_work(split_of, stems, patients):
+    with pytest.raises(InputError, match=f'4 images with ground truth of {patients} patients.*--group_regex'):
+        split_of(stems)
+
+
+def test_one_patient_is_refused(split_of):
+    with pytest.raises(InputError, match='2 images of one patient cannot be split'):
+        split_of(('a_L', 'a_R'))
+
+
+def test_three_patients_are_enough_with_a_smaller_test(split_of):
+    train, test, _ = split_of(('a_L', 'b_L', 'c_L'), '--test_fraction', '0.3')
+    assert (len(train), len(test)) == (2, 1)
+
+
+def test_the_split_keeps_patients_together(split_of):
+    train, test, _ = split_of(('a_L', 'a_R', 'b_L', 'b_R', 'c_L', 'c_R', 'd_L', 'd_R'))
     assert len(train) == len(test) == 4
     assert not {image.stem[0] for image in train} & {image.stem[0] for image in test}
 
