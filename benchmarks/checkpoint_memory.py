@@ -22,7 +22,7 @@ _BYTES = {'F32': 4, 'BF16': 2}
 def write_synthetic(directory: Path, config: dict, dtype: str = 'F32', shard_bytes: int = 5_000_000_000,
                     sam2_dims: dict | None = None) -> int:
     """A sharded checkpoint of zeros for ``config``; returns its size in bytes."""
-    from projects.sa2va.models.hf_checkpoint import released_shapes
+    from sa2va_dpo.models.checkpoint.released import released_shapes
     directory.mkdir(parents=True, exist_ok=True)
     shards, size = [{}], 0
     for key, shape in sorted(released_shapes(config, sam2_dims).items()):
@@ -62,8 +62,8 @@ def measure(directory: Path, dtype: str, device: str) -> dict:
 
     import torch
 
-    from projects.sa2va.models.hf_checkpoint import empty_weights, load_checkpoint, read_config, read_sam2_dims
-    from projects.sa2va.models.sa2va import Sa2VAModel
+    from sa2va_dpo.models.checkpoint.released import empty_weights, load_checkpoint, read_config, read_sam2_dims
+    from sa2va_dpo.models.sa2va import Sa2VAModel
     with empty_weights():
         Sa2VAModel(read_config(directory), read_sam2_dims(directory))
     torch.zeros(1, device=device)
@@ -87,7 +87,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(Path(args.measure), args.dtype, args.device)))
         return
-    from projects.sa2va.models.released import RELEASED
+    from sa2va_dpo.models.variants import RELEASED
     with tempfile.TemporaryDirectory() as folder:
         total = write_synthetic(Path(folder), RELEASED[args.variant], args.stored)
         # A process of its own: the high-water mark never falls.

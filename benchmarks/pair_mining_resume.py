@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument('--flags', nargs='+', default=['--num_samples=3', '--sources', 'Thresholds', 'Hypotheses', 'SegNoise'])
     args = parser.parse_args()
 
-    from projects.sa2va.datasets.drawn import write_dataset
+    from sa2va_dpo.drawn import write_dataset
 
     if not (args.out / 'data' / 'images').is_dir():
         write_dataset(args.out / 'data', style='demo', seed=args.seed, n=args.images, size=args.size)

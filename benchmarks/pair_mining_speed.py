@@ -21,15 +21,15 @@ def load(args):
     """(policy in eval mode, preprocessor)."""
     import torch
 
-    from projects.sa2va.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
-    from projects.sa2va.models.hf_checkpoint import load_checkpoint
+    from sa2va_dpo.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
+    from sa2va_dpo.models.checkpoint.released import load_checkpoint
 
     tiny = Sa2VAPreprocessor.from_pretrained(TINY)
     if args.variant is None:
         return load_checkpoint(TINY, device=args.device), tiny
-    from projects.sa2va.models.checkpoint.initialise import initialise
-    from projects.sa2va.models.released import RELEASED
-    from projects.sa2va.models.sa2va import Sa2VAModel
+    from sa2va_dpo.models.checkpoint.initialise import initialise
+    from sa2va_dpo.models.variants import RELEASED
+    from sa2va_dpo.models.sa2va import Sa2VAModel
 
     torch.manual_seed(0)
     config = RELEASED[args.variant]
@@ -53,8 +53,8 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from projects.sa2va.preferences.candidates import Request
-    from projects.sa2va.preferences.sampler import Policies, PolicySampler
+    from sa2va_dpo.preferences.candidates import Request
+    from sa2va_dpo.preferences.sampler import Policies, PolicySampler
 
     policy, pre = load(args)
     policies = Policies(None, args.device, policy, pre)

@@ -25,8 +25,8 @@ def at_best(mask, way: str, size: int):
     import numpy as np
     import torch
 
-    from projects.sa2va.datasets.targets import soft_target
-    from projects.sa2va.models.sa2va import upsample_logits
+    from sa2va_dpo.datasets.targets import soft_target
+    from sa2va_dpo.models.sa2va import upsample_logits
 
     height, width = mask.shape
     if way == 'nearest':
@@ -44,10 +44,10 @@ def main() -> None:
     args = parser.parse_args()
     import numpy as np
 
-    from projects.sa2va.datasets.ground_truth import match_ground_truth
-    from projects.sa2va.datasets.mask_io import list_images, read_mask
-    from projects.sa2va.evaluation.counts import confusion_counts, dice
-    from projects.sa2va.evaluation.topology import cldice
+    from sa2va_dpo.datasets.ground_truth import match_ground_truth
+    from sa2va_dpo.datasets.mask_io import list_images, read_mask
+    from sa2va_dpo.evaluation.counts import confusion_counts, dice
+    from sa2va_dpo.evaluation.topology import cldice
 
     print('| data | way | ' + ' | '.join(f'{size} px' for size in SIZES) + ' |')
     print('|---' * (len(SIZES) + 2) + '|')

@@ -50,7 +50,7 @@ def worker(args: argparse.Namespace) -> None:
     rank = int(os.environ['LOCAL_RANK'])
     device = 'cpu' if args.cpu else f'cuda:{rank}'
     if args.cpu:
-        from projects.sa2va.engine.strategy import _skip_shared_memory_op
+        from sa2va_dpo.engine.strategy import _skip_shared_memory_op
 
         _skip_shared_memory_op()
     else:
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     import torch
 
-    from projects.sa2va.datasets.annotations import write_json
+    from sa2va_dpo.datasets.annotations import write_json
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects' / 'checkout'))
 
-from projects.sa2va.errors import cli_main  # noqa: E402
+from sa2va_dpo.common.errors import cli_main  # noqa: E402
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument('fixture_dir', help='folder in the format of the parity fixtures')
     parser.add_argument('--json', metavar='FILE', help='also write the rows there')
     args = parser.parse_args()
-    from projects.sa2va import parity
+    from sa2va_dpo.parity import compare as parity
     rows = parity.check_fixture(args.fixture_dir)
     print(parity.report(rows))
     if args.json:

@@ -3,10 +3,10 @@ import sys
 from pathlib import Path
 
 # The checkout beside this script wins over any installed copy.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects' / 'checkout'))
 
-from projects.sa2va.engine.export import main  # noqa: E402
-from projects.sa2va.errors import cli_main  # noqa: E402
+from sa2va_dpo.commands.export import main  # noqa: E402
+from sa2va_dpo.common.errors import cli_main  # noqa: E402
 
 if __name__ == '__main__':
     cli_main(main)()

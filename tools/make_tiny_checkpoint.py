@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 # The checkout beside this script wins over any installed copy.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects' / 'checkout'))
 
-from projects.sa2va.errors import cli_main  # noqa: E402
+from sa2va_dpo.common.errors import cli_main  # noqa: E402
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument('output', type=Path, help='directory to write')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    from projects.sa2va.models.tiny import write_tiny_checkpoint
+    from sa2va_dpo.models.tiny import write_tiny_checkpoint
 
     print(f'{args.output}: {write_tiny_checkpoint(args.output, args.seed):,} parameters')
     return 0

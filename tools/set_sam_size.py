@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 # The checkout beside this script wins over any installed copy.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects' / 'checkout'))
 
-from projects.sa2va.errors import cli_main  # noqa: E402
+from sa2va_dpo.common.errors import cli_main  # noqa: E402
 
 
 def main() -> int:
@@ -18,8 +18,8 @@ def main() -> int:
     parser.add_argument('output', type=Path, help='directory to write')
     parser.add_argument('--size', type=int, required=True, help='side of the square SAM2 input, pixels; a multiple of 64')
     args = parser.parse_args()
-    from projects.sa2va.errors import InputError
-    from projects.sa2va.models.hf_checkpoint import copy_with_sam_size
+    from sa2va_dpo.common.errors import InputError
+    from sa2va_dpo.models.checkpoint.released import copy_with_sam_size
 
     if not args.checkpoint.is_dir():
         raise InputError(f'{args.checkpoint}: no such checkpoint directory')

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from projects.sa2va.models.preference_loss import mask_log_prob, segmentation_anchor
-from projects.sa2va.models.sa2va_dpo_model import Sa2VADPOModel
-from projects.sa2va.models.trainable import checkpoint_activations
+from sa2va_dpo.models.losses.objective import mask_log_prob, segmentation_anchor
+from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
+from sa2va_dpo.models.trainable import checkpoint_activations
 
 from .setup import Variant
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from projects.sa2va.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
-from projects.sa2va.models.checkpoint.initialise import initialise
-from projects.sa2va.models.hf_checkpoint import empty_weights, read_config, read_sam2_dims
-from projects.sa2va.models.mllm import family_of
-from projects.sa2va.models.released import RELEASED
-from projects.sa2va.models.sa2va import Sa2VAModel
+from sa2va_dpo.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint.initialise import initialise
+from sa2va_dpo.models.checkpoint.released import empty_weights, read_config, read_sam2_dims
+from sa2va_dpo.models.mllm import family_of
+from sa2va_dpo.models.variants import RELEASED
+from sa2va_dpo.models.sa2va import Sa2VAModel
 
 TINY = Path(__file__).resolve().parents[2] / 'projects/sa2va/assets/tiny_sa2va'
 PROMPT = '<image>Please segment the blood vessels.'

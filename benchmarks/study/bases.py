@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from projects.sa2va.datasets.drawn import draw
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.datasets.seg_dataset import DEFAULT_PROMPT
-from projects.sa2va.datasets.targets import soft_target
-from projects.sa2va.models.hf_checkpoint import copy_with_sam_size, export_checkpoint
-from projects.sa2va.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.drawn import draw
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.targets import soft_target
+from sa2va_dpo.models.checkpoint.released import copy_with_sam_size, export_checkpoint
+from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
 from .table import FULL
 

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import torch
 
-from projects.sa2va.evaluation.counts import confusion_counts, dice, iou, precision, recall
-from projects.sa2va.evaluation.topology import betti_errors, cldice
-from projects.sa2va.models.preference_loss import combined_loss
-from projects.sa2va.models.sa2va import upsample_logits
-from projects.sa2va.models.sa2va_dpo_model import Sa2VADPOModel, preference_config
-from projects.sa2va.models.trainable import parameter_groups
+from sa2va_dpo.evaluation.counts import confusion_counts, dice, iou, precision, recall
+from sa2va_dpo.evaluation.topology import betti_errors, cldice
+from sa2va_dpo.models.losses.objective import combined_loss
+from sa2va_dpo.models.sa2va import upsample_logits
+from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel, preference_config
+from sa2va_dpo.models.trainable import parameter_groups
 
 from .splits import Split
 from .table import PARTS, Cell

@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 import torch
 
-from projects.sa2va.datasets.drawn import write_dataset
-from projects.sa2va.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
-from projects.sa2va.datasets.mask_io import list_images, read_image_rgb, read_mask, write_mask
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.datasets.seg_dataset import DEFAULT_PROMPT
-from projects.sa2va.datasets.targets import soft_target
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.preferences.config import GenerateConfig
-from projects.sa2va.preferences.generate import generate_pairs
+from sa2va_dpo.drawn import write_dataset
+from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
+from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, write_mask
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.targets import soft_target
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.preferences.config import GenerateConfig
+from sa2va_dpo.preferences.generate import generate_pairs
 
 LONG_SIDE = 1200
 FOLDERS = dict(hrf='hrf', chase='chase_db1')

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from projects.sa2va.api import Predictor
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
+from sa2va_dpo.inference.predictor import Predictor
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
 
 pytestmark = pytest.mark.gpu
 

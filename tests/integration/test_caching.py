@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from projects.sa2va.engine.checkpoint_io import read_trained_tensors
-from projects.sa2va.engine.train import main as train_main
+from sa2va_dpo.models.checkpoint.run import read_trained_tensors
+from sa2va_dpo.commands.train import main as train_main
 
 pytestmark = pytest.mark.integration
 
@@ -123,7 +123,7 @@ def test_lazily_filled_caches_train_the_same_and_hold_what_was_visited(run_confi
     (['model.reference=stored', 'cache=None'], 'set cache=dict\\(\\) as well'),
     (['model.reference=stored', 'cache.items=[vision_tokens]'], 'needs reference_low_res among cache.items')])
 def test_impossible_settings_end_in_one_line(run_config, tmp_path, options, message):
-    from projects.sa2va.errors import InputError
+    from sa2va_dpo.common.errors import InputError
 
     directory = [] if 'cache=None' in options else [f'cache.dir={tmp_path / "cache"}']
     with pytest.raises(InputError, match=message):

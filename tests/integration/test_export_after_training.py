@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.errors import InputError
-from projects.sa2va.models.hf_checkpoint import (export_adapter, export_checkpoint, load_adapter, load_checkpoint)
-from projects.sa2va.models.trainable import merge_adapters, set_trainable
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.checkpoint.released import (export_adapter, export_checkpoint, load_adapter, load_checkpoint)
+from sa2va_dpo.models.trainable import merge_adapters, set_trainable
 
 pytestmark = pytest.mark.integration
 TRAINABLE = {'llm': dict(mode='lora', r=4), 'sam2_encoder': dict(mode='lora', r=2, alpha=6), 'projector': 'full',

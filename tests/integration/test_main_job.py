@@ -14,7 +14,7 @@ def folders(make_folders, tmp_path_factory):
 
 def job(cli, folders, run_config, micro_checkpoint, work_dir, *options, code=0, **kwargs):
     images, gt = folders
-    return cli('-m', 'projects.sa2va.engine.main_job', '--model', micro_checkpoint, '--images', images, '--gt', gt,
+    return cli('-m', 'sa2va_dpo.commands.job.main', '--model', micro_checkpoint, '--images', images, '--gt', gt,
                '--config', run_config, '--work-dir', work_dir, '--min_iou_gap', '0.01', *options, code=code, **kwargs)
 
 
@@ -88,6 +88,6 @@ def test_a_better_input_size_is_kept_where_training_adds_nothing(cli, folders, r
     (['--val_fraction', '1'], '--val_fraction 1: must be above 0 and below 1'),
 ])
 def test_bad_input_is_one_line(cli, tmp_path, options, words):
-    run = cli('-m', 'projects.sa2va.engine.main_job', '--work-dir', tmp_path / 'w', *options, code=2)
+    run = cli('-m', 'sa2va_dpo.commands.job.main', '--work-dir', tmp_path / 'w', *options, code=2)
     assert words in run.stderr and 'Traceback' not in run.stderr
     assert not (tmp_path / 'w').exists()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sa2va.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
-from projects.sa2va.engine.pair_validation import PairValidationHook
-from projects.sa2va.engine.train import main as train_main
-from projects.sa2va.models.sa2va_dpo_model import Sa2VADPOModel
+from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
+from sa2va_dpo.engine.pair_validation import PairValidationHook
+from sa2va_dpo.commands.train import main as train_main
+from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 
 pytestmark = pytest.mark.integration
 

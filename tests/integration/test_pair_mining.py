@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sa2va.datasets.annotations import read_pairs, read_segs
-from projects.sa2va.datasets.drawn import write_dataset
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.errors import InputError
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.models.sa2va import upsample_logits
-from projects.sa2va.preferences.candidates import Request
-from projects.sa2va.preferences.cli import main
-from projects.sa2va.preferences.sampler import Policies, PolicySampler
+from sa2va_dpo.datasets.annotations import read_pairs, read_segs
+from sa2va_dpo.drawn import write_dataset
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.sa2va import upsample_logits
+from sa2va_dpo.preferences.candidates import Request
+from sa2va_dpo.commands.pairs import main
+from sa2va_dpo.preferences.sampler import Policies, PolicySampler
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.parity import LOGIT_TOLERANCE, compare, recompute
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.parity.compare import LOGIT_TOLERANCE, compare, recompute
 
 pytestmark = pytest.mark.integration
 FIXTURES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')

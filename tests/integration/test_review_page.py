@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from projects.sa2va.datasets.annotations import PairRecord, read_pairs, write_pairs
-from projects.sa2va.datasets.drawn import draw
+from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, write_pairs
+from sa2va_dpo.drawn import draw
 
 pytestmark = pytest.mark.integration
 

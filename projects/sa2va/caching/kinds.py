@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Mapping, Sequence
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Paths are relative to the repository root. Without a GPU the same config runs in float32 under mmengine's plain
 strategies, which is only practical for small checkpoints.
 """
-custom_imports = dict(imports=['projects.sa2va.plugins'], allow_failed_imports=False)
+custom_imports = dict(imports=['sa2va_dpo.plugins'], allow_failed_imports=False)
 
 # ---- what a run is about -------------------------------------------------------------------------------------------
 checkpoint = 'models/sa2va_vessel_hf'  # released Hugging Face layout

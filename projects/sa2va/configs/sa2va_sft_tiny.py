@@ -5,7 +5,7 @@
 
 About ten minutes on one data-centre GPU. docs/tiny_checkpoint.md has the figures and how to export the result.
 """
-custom_imports = dict(imports=['projects.sa2va.plugins'], allow_failed_imports=False)
+custom_imports = dict(imports=['sa2va_dpo.plugins'], allow_failed_imports=False)
 
 checkpoint = 'work_dirs/tiny_init'
 work_dir = 'work_dirs/sft_tiny'

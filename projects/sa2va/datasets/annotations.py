@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 
 _PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently

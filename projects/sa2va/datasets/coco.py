@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .mask_io import write_mask
 
 

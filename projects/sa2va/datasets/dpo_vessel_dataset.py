@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .annotations import PairRecord, read_pairs, resolve
 from .mask_io import read_image_rgb, read_mask
 from .samples import SampleMaker, View, digest_of_file

@@ -7,7 +7,7 @@ from typing import Callable, Hashable, Sequence, TypeVar
 
 import numpy as np
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .mask_io import list_images, natural_key
 
 # What public vessel data sets append to an image's stem to name its mask (DRIVE, CHASE_DB1, STARE, XCAD, ...).

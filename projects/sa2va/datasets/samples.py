@@ -9,7 +9,7 @@ from typing import Callable, Mapping
 
 import numpy as np
 
-from ..caching.store import CacheStore, item_key
+from sa2va_dpo.common.tensor_store import CacheStore, item_key
 from .preprocess import Sa2VAPreprocessor
 from .targets import flip
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset, get_worker_info
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .annotations import read_segs, resolve
 from .ground_truth import match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask

@@ -7,7 +7,7 @@ from typing import Mapping
 
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 
 
 def load_tokenizer(directory: Path, config: Mapping):

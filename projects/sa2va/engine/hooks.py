@@ -9,8 +9,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
-from ..datasets.annotations import write_json
-from .checkpoint_io import check_names
+from sa2va_dpo.datasets.annotations import write_json
+from sa2va_dpo.models.checkpoint.run import check_names
 
 HISTORY_FILE = 'val_history.json'
 ALARM_FILE = 'alarms.json'

@@ -9,10 +9,10 @@ from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
-from ..models.preference_loss import combined_loss
-from ..models.sa2va import upsample_logits
-from ..models.sa2va_dpo_model import Sa2VADPOModel
+from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
+from sa2va_dpo.models.losses.objective import combined_loss
+from sa2va_dpo.models.sa2va import upsample_logits
+from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from .hooks import HISTORY_FILE
 
 # Name here -> name in combined_loss.

@@ -7,7 +7,7 @@ import socket
 import torch
 from mmengine.config import Config
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 
 
 def prepare_process_group_env() -> None:

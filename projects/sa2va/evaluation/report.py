@@ -23,7 +23,7 @@ def summarise(rows: Sequence[Mapping], *, n_resamples: int = 2000, seed: int = 0
 
     Args:
         rows: one mapping an image: ``image_id`` (str) and metric columns (finite numbers), the same in every row.
-        n_resamples, seed, level: see :func:`projects.sa2va.evaluation.bootstrap.bootstrap_ci`.
+        n_resamples, seed, level: see :func:`sa2va_dpo.evaluation.bootstrap.bootstrap_ci`.
 
     Returns:
         ``{"n_images", "seed", "n_resamples", "level", "metrics": {name: {"mean", "ci_low", "ci_high"}}}``.

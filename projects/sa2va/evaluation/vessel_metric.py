@@ -32,7 +32,7 @@ class VesselSegMetric(BaseMetric):
 
     Attributes:
         per_image: the rows of the last evaluation, ``image_id`` and all of
-            :data:`projects.sa2va.evaluation.scores.METRIC_NAMES` (main process only).
+            :data:`sa2va_dpo.evaluation.scores.METRIC_NAMES` (main process only).
         summary: what ``metrics.json`` holds (main process only, with ``out_dir``).
 
     Raises:

@@ -7,8 +7,8 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from .hf_checkpoint import load_checkpoint
-from .preference_loss import segmentation_anchor
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.losses.objective import segmentation_anchor
 from .sa2va import MaskOutput, Sa2VAModel, upsample_logits
 from .trainable import checkpoint_activations, parameter_groups, set_trainable, store_trainable_as
 
@@ -21,7 +21,7 @@ class Sa2VASegModel(BaseModel):
 
     Args:
         checkpoint: directory in the released Hugging Face layout.
-        trainable: see :func:`projects.sa2va.models.trainable.set_trainable`.
+        trainable: see :func:`sa2va_dpo.models.trainable.set_trainable`.
         score_size: side S of the square on which masks are scored, in pixels; logits are upsampled to it and the
             data set's soft targets must have it. ``None``: the SAM2 input size (1024 for released checkpoints).
         bce_weight, dice_weight, cldice_weight: weights of the supervised terms.
@@ -34,7 +34,7 @@ class Sa2VASegModel(BaseModel):
             ``trainable_dtype='float32'`` halves the memory of what is frozen while the optimiser's steps stay exact; the
             policy then computes under bfloat16 autocast. For single-device strategies (DeepSpeed does this by itself).
         activation_checkpointing: parts whose layers keep only their inputs for the backward pass, such as
-            ``dict(llm=True, sam2_encoder=True)``; see :func:`projects.sa2va.models.trainable.checkpoint_activations`.
+            ``dict(llm=True, sam2_encoder=True)``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`.
         with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
             states (docs/speed.md).
         policy: a ``Sa2VAModel`` to use in place of the checkpoint's, for callers that made one in memory.
@@ -66,7 +66,7 @@ class Sa2VASegModel(BaseModel):
         """Keep the loaded weights: mmengine calls this on every model, transformers' own would draw new ones."""
 
     def parameter_groups(self) -> list[dict]:
-        """Trainable parameters by part, see :func:`projects.sa2va.models.trainable.parameter_groups`."""
+        """Trainable parameters by part, see :func:`sa2va_dpo.models.trainable.parameter_groups`."""
         return parameter_groups(self.policy, self.switches)
 
     def trainable_names(self) -> set[str]:

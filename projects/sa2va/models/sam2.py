@@ -11,7 +11,7 @@ from transformers import Sam2Config
 from transformers.models.sam2.configuration_sam2 import (Sam2HieraDetConfig, Sam2MaskDecoderConfig,
                                                          Sam2PromptEncoderConfig, Sam2VisionConfig)
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 
 # SAM 2.1 Hiera-Large (sam2_hiera_l.yaml of the SAM 2 release), image 1024 x 1024.
 HIERA_LARGE_1024: dict = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from ..evaluation.counts import confusion_counts, iou
+from sa2va_dpo.evaluation.counts import confusion_counts, iou
 
 if TYPE_CHECKING:
     from .sampler import PolicySampler

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmengine.registry import Registry
 
-from ..datasets.seg_dataset import DEFAULT_PROMPT
-from ..errors import InputError
+from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.common.errors import InputError
 from .judges import JUDGES, Mixture
 from .pairing import PAIRINGS
 from .sources import DEFAULT_SOURCES, SOURCES, Source
@@ -22,7 +22,7 @@ _NO_EFFECT = ('device', 'output_dir', 'link')
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Settings of :func:`projects.sa2va.preferences.generate.generate_pairs`; the names are the command's flags.
+    """Settings of :func:`sa2va_dpo.preferences.generate.generate_pairs`; the names are the command's flags.
 
     Attributes:
         mode: ``'generate'`` (candidates from the policy) or ``'from_predictions'`` (masks that exist already).

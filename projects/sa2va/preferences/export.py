@@ -5,8 +5,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ..datasets.annotations import PairRecord, read_pairs, resolve
-from ..errors import InputError
+from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, resolve
+from sa2va_dpo.common.errors import InputError
 
 ROWS_AT_ONCE = 16  # bounds memory: a row holds the encoded files of an image and two masks
 

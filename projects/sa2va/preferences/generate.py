@@ -10,11 +10,11 @@ from typing import Iterator, Sequence
 from PIL import Image
 from tqdm import tqdm
 
-from ..datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
-from ..datasets.ground_truth import check_stems, match_ground_truth, patient_of, split_by_group
-from ..datasets.mask_io import list_images, write_mask
-from ..errors import InputError
-from . import ranks
+from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
+from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth, patient_of, split_by_group
+from sa2va_dpo.datasets.mask_io import list_images, write_mask
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common import processes as ranks
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, check_size, read

@@ -12,8 +12,8 @@ from typing import Callable, Sequence
 import numpy as np
 from mmengine.registry import Registry
 
-from ..evaluation.boundary import boundary_distance
-from ..evaluation.topology import betti_errors, betti_numbers, cldice
+from sa2va_dpo.evaluation.boundary import boundary_distance
+from sa2va_dpo.evaluation.topology import betti_errors, betti_numbers, cldice
 from .candidates import Candidate, mask_iou
 
 JUDGES = Registry('preference judge')

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.mask_io import read_image_rgb, read_mask
-from ..errors import InputError
+from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
+from sa2va_dpo.common.errors import InputError
 from .candidates import Candidate, Context, mask_iou, pick_distinct
 from .config import GenerateConfig
 from .from_predictions import Predictions

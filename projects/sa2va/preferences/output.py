@@ -11,8 +11,8 @@ from typing import Sequence
 
 import numpy as np
 
-from ..datasets.mask_io import write_mask
-from ..errors import InputError
+from sa2va_dpo.datasets.mask_io import write_mask
+from sa2va_dpo.common.errors import InputError
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt')

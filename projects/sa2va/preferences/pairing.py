@@ -12,7 +12,7 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from mmengine.registry import Registry
 
-from ..evaluation.topology import cldice
+from sa2va_dpo.evaluation.topology import cldice
 
 PAIRINGS = Registry('pairing strategy')
 Pair = tuple[int, int]  # (chosen, rejected) candidate indices

@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
-from ..models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
+from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
 from .candidates import Request, generator
 from .views import VIEWS
 
@@ -36,8 +36,8 @@ class Policies:
     def get(self, checkpoint: str | None = None) -> tuple[Sa2VAModel, object]:
         """(policy, preprocessor), read at first use."""
         if checkpoint not in self._loaded:
-            from ..datasets.preprocess import Sa2VAPreprocessor
-            from ..models.hf_checkpoint import load_checkpoint
+            from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+            from sa2va_dpo.models.checkpoint.released import load_checkpoint
 
             path = checkpoint or self.model_path
             device = self.device or _own_gpu()
@@ -50,7 +50,7 @@ class Policies:
 
 
 def _own_gpu() -> str:
-    from .ranks import local_rank
+    from sa2va_dpo.common.processes import local_rank
 
     return f'cuda:{local_rank()}' if torch.cuda.is_available() else 'cpu'
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Mapping
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .pairs import ReviewSet
 
 DECISIONS = ('accept', 'swap', 'drop', 'skip')

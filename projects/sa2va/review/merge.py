@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Mapping
 
-from ..datasets.annotations import write_pairs
-from ..errors import InputError
+from sa2va_dpo.datasets.annotations import write_pairs
+from sa2va_dpo.common.errors import InputError
 from .pairs import ReviewSet, exchange
 
 

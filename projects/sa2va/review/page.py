@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
 import gradio as gr  # noqa: E402
 
-from ..errors import InputError  # noqa: E402
+from sa2va_dpo.common.errors import InputError  # noqa: E402
 from . import picture  # noqa: E402
 from .journal import DECISIONS, Journal  # noqa: E402
 from .pairs import ReviewSet  # noqa: E402

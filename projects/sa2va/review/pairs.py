@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..datasets.annotations import PairRecord, read_pairs
-from ..errors import InputError
+from sa2va_dpo.datasets.annotations import PairRecord, read_pairs
+from sa2va_dpo.common.errors import InputError
 
 FOLDER = 'review'
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 
-from ..errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .journal import Journal
 from .pairs import ReviewSet
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from projects.sa2va.caching.build import batch_of, compute, fill
-from projects.sa2va.caching.fingerprint import fingerprint, weights_digest
-from projects.sa2va.caching.kinds import KINDS
-from projects.sa2va.caching.store import CacheStore
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.datasets.samples import SampleMaker, View
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.models.trainable import set_trainable
+from sa2va_dpo.caching.build import batch_of, compute, fill
+from sa2va_dpo.caching.fingerprint import fingerprint, weights_digest
+from sa2va_dpo.caching.kinds import KINDS
+from sa2va_dpo.common.tensor_store import CacheStore
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.datasets.samples import SampleMaker, View
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.trainable import set_trainable
 
 FAMILIES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')
 

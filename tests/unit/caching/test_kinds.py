@@ -1,8 +1,8 @@
 """What may be cached under which training."""
 import pytest
 
-from projects.sa2va.caching.kinds import choose
-from projects.sa2va.errors import InputError
+from sa2va_dpo.caching.kinds import choose
+from sa2va_dpo.common.errors import InputError
 
 DECODER = dict(projector=dict(mode='full'), mask_decoder=dict(mode='full'))
 LORA = dict(mode='lora')

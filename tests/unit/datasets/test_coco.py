@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from projects.sa2va.datasets.coco import coco_to_masks, main, read_coco
-from projects.sa2va.datasets.mask_io import read_mask
-from projects.sa2va.errors import InputError
+from sa2va_dpo.datasets.coco import coco_to_masks, main, read_coco
+from sa2va_dpo.datasets.mask_io import read_mask
+from sa2va_dpo.common.errors import InputError
 
 RING = np.zeros((20, 30), bool)
 RING[4:16, 4:26] = True

@@ -7,10 +7,10 @@ import pytest
 import torch
 from mmengine.registry import DATASETS, MODELS
 
-from projects.sa2va import plugins  # noqa: F401
-from projects.sa2va.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
-from projects.sa2va.datasets.seg_dataset import VesselSegDataset, jitter, vessel_seg_collate
-from projects.sa2va.errors import InputError
+from sa2va_dpo import plugins  # noqa: F401
+from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
+from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, jitter, vessel_seg_collate
+from sa2va_dpo.common.errors import InputError
 
 PROMPT = '<image>Please segment the blood vessels.'
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor, normalise_prompt, tile_grid
-from projects.sa2va.errors import InputError
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, normalise_prompt, tile_grid
+from sa2va_dpo.common.errors import InputError
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from projects.sa2va.datasets.targets import flip, soft_target
+from sa2va_dpo.datasets.targets import flip, soft_target
 
 
 def test_area_average_by_hand():

@@ -2,9 +2,9 @@
 import pytest
 from mmengine.config import Config
 
-from projects.sa2va.engine.paths import repoint
-from projects.sa2va.engine.train import read_config
-from projects.sa2va.errors import InputError
+from sa2va_dpo.engine.paths import repoint
+from sa2va_dpo.commands.train import read_config
+from sa2va_dpo.common.errors import InputError
 
 NAMES = ('sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny', 'sa2va_dpo_vessel_tiny_own', 'sa2va_sft_tiny', 'sa2va_sft_tiny_640')
 
@@ -52,7 +52,7 @@ def test_help_needs_no_heavy_import(repo_root):
     import sys
 
     code = ('import sys; sys.argv = ["train.py", "--help"]\n'
-            'from projects.sa2va.engine.train import parse_args\n'
+            'from sa2va_dpo.commands.train import parse_args\n'
             'try: parse_args(["--help"])\nexcept SystemExit: pass\n'
             'assert not {"torch", "mmengine", "transformers"} & set(sys.modules)')
     subprocess.run([sys.executable, '-c', code], cwd=repo_root, check=True, stdout=subprocess.DEVNULL)

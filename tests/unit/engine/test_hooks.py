@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from projects.sa2va.engine.hooks import PreferenceAlarmHook
+from sa2va_dpo.engine.hooks import PreferenceAlarmHook
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 
-from projects.sa2va.engine.loops import Endless
+from sa2va_dpo.engine.loops import Endless
 
 
 @pytest.mark.parametrize('workers', [dict(), dict(num_workers=2), dict(num_workers=2, persistent_workers=True)], ids=str)

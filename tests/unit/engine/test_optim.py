@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from projects.sa2va.engine.optim import PolicyOptimWrapperConstructor
+from sa2va_dpo.engine.optim import PolicyOptimWrapperConstructor
 
 
 class Model(nn.Module):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from projects.sa2va.engine import strategy as module
-from projects.sa2va.engine.strategy import fit_to_machine
-from projects.sa2va.errors import InputError
+from sa2va_dpo.engine import strategy as module
+from sa2va_dpo.engine.strategy import fit_to_machine
+from sa2va_dpo.common.errors import InputError
 
 
 def deepspeed_config(**more) -> Config:

@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from projects.sa2va.evaluation import bootstrap
-from projects.sa2va.evaluation.bootstrap import bootstrap_ci
+from sa2va_dpo.evaluation import bootstrap
+from sa2va_dpo.evaluation.bootstrap import bootstrap_ci
 
 
 def test_same_seed_same_interval():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from projects.sa2va.evaluation.boundary import boundary_distance
+from sa2va_dpo.evaluation.boundary import boundary_distance
 
 
 def test_parallel_lines_by_hand():

@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional.classification import (binary_f1_score, binary_jaccard_index, binary_precision,
                                                     binary_recall, binary_specificity)
 
-from projects.sa2va.evaluation import counts as c
+from sa2va_dpo.evaluation import counts as c
 
 METRICS = {c.dice: binary_f1_score, c.iou: binary_jaccard_index, c.precision: binary_precision,
            c.recall: binary_recall, c.specificity: binary_specificity}

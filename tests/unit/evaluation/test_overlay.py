@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from projects.sa2va.evaluation.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, overlay
+from sa2va_dpo.evaluation.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, overlay
 
 SIZE = 400
 PRED, TARGET = np.zeros((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool)

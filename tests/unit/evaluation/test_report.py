@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.sa2va.evaluation import report
-from projects.sa2va.evaluation.bootstrap import bootstrap_ci
+from sa2va_dpo.evaluation import report
+from sa2va_dpo.evaluation.bootstrap import bootstrap_ci
 
 ROWS = [dict(image_id='a (1)^ü.png', dice=0.5, cldice=1.), dict(image_id='b,"c"', dice=0.75, cldice=0.)]
 

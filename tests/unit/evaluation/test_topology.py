@@ -6,8 +6,8 @@ import pytest
 from skimage.measure import euler_number
 from skimage.morphology import skeletonize
 
-from projects.sa2va.evaluation.counts import confusion_counts, dice
-from projects.sa2va.evaluation.topology import betti_errors, betti_numbers, cldice
+from sa2va_dpo.evaluation.counts import confusion_counts, dice
+from sa2va_dpo.evaluation.topology import betti_errors, betti_numbers, cldice
 
 
 def drawing(*rows: str) -> np.ndarray:

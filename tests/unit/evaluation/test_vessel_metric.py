@@ -15,8 +15,8 @@ import torch
 from mmengine.registry import METRICS
 from PIL import Image
 
-from projects.sa2va.evaluation.scores import METRIC_NAMES, score_mask
-from projects.sa2va.evaluation.vessel_metric import VesselSegMetric
+from sa2va_dpo.evaluation.scores import METRIC_NAMES, score_mask
+from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
 
 TARGET = np.zeros((32, 48), bool)
 TARGET[10:13] = True
@@ -127,7 +127,7 @@ import json, sys
 import numpy as np
 import torch.distributed as dist
 from mmengine.dist import get_rank
-from projects.sa2va.evaluation.vessel_metric import VesselSegMetric
+from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
 
 dist.init_process_group('gloo')
 target = np.zeros((16, 16), bool)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.models.reference import build_reference
-from projects.sa2va.models.trainable import set_trainable
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.reference import build_reference
+from sa2va_dpo.models.trainable import set_trainable
 
 RECIPE = dict(llm=dict(mode='lora', r=4, dropout=0.3), sam2_encoder=dict(mode='lora', r=4), sam2_neck='full',
               projector='full', mask_decoder='full')

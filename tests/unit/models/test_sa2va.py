@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.models.sa2va import upsample_logits
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.sa2va import upsample_logits
 
 FAMILIES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')
 
@@ -73,7 +73,7 @@ def test_no_padding_is_computed_and_none_is_missed(parts, monkeypatch):
             lengths = sorted({len(sample['input_ids']) for sample in samples})
             assert len(lengths) == 2 and sorted(length for _, length in shapes) == lengths
             assert sum(rows * length for rows, length in shapes) == sum(len(sample['input_ids']) for sample in samples)
-            monkeypatch.setattr('projects.sa2va.models.sa2va._rows_of_equal_length', lambda mllm, b: [([0, 1, 2], b)])
+            monkeypatch.setattr('sa2va_dpo.models.sa2va._rows_of_equal_length', lambda mllm, b: [([0, 1, 2], b)])
             torch.testing.assert_close(grouped, model.seg_states(batch), atol=1e-4, rtol=1e-4)
     finally:
         handle.remove()

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.models.sa2va_dpo_model import Sa2VADPOModel
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 
 RECIPE = dict(llm=dict(mode='lora', r=4), sam2_encoder=dict(mode='lora', r=4), projector='full', mask_decoder='full')
 DECODER = dict(projector='full', mask_decoder='full')
@@ -102,7 +102,7 @@ def test_stored_reference_logits_are_the_reference(micro_checkpoint, data):
 
 
 def test_a_policy_in_memory_takes_the_place_of_a_checkpoint(micro_checkpoint, data):
-    from projects.sa2va.models.hf_checkpoint import load_checkpoint
+    from sa2va_dpo.models.checkpoint.released import load_checkpoint
 
     # Without adapters, which are drawn at random.
     given = build('no/such/directory', DECODER, policy=load_checkpoint(micro_checkpoint))

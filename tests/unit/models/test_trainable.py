@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from projects.sa2va.datasets.preprocess import Sa2VAPreprocessor
-from projects.sa2va.models.hf_checkpoint import load_checkpoint
-from projects.sa2va.models.trainable import (PARTS, adapters_disabled, lora_layers, merge_adapters, parameter_groups,
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.trainable import (PARTS, adapters_disabled, lora_layers, merge_adapters, parameter_groups,
                                              part_of, set_trainable)
 
 RECIPE = dict(llm=dict(mode='lora', r=4), sam2_encoder=dict(mode='lora', r=4, lr_mult=0.5), projector='full',

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from projects.sa2va.models.sa2va import MaskOutput, Sam2Features
+from sa2va_dpo.models.sa2va import MaskOutput, Sam2Features
 
 SIZE = 32
 

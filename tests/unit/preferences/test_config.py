@@ -1,8 +1,8 @@
 """Settings are refused before anything is read or written, in one line that names the flag."""
 import pytest
 
-from projects.sa2va.errors import InputError
-from projects.sa2va.preferences.config import GenerateConfig
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.preferences.config import GenerateConfig
 
 GOOD = dict(mode='generate', images_dir='i', gt_dir='g', output_dir='o', model_path='m')
 

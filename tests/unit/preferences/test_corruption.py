@@ -3,8 +3,8 @@ import cv2
 import numpy as np
 import pytest
 
-from projects.sa2va.evaluation.topology import betti_numbers
-from projects.sa2va.preferences.corruption import (branches, break_centrelines, drop_branches, false_branches, smooth, thicken,
+from sa2va_dpo.evaluation.topology import betti_numbers
+from sa2va_dpo.preferences.corruption import (branches, break_centrelines, drop_branches, false_branches, smooth, thicken,
                                                    thin)
 
 

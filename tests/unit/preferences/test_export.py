@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
-from projects.sa2va.datasets.annotations import PairRecord, write_pairs
-from projects.sa2va.datasets.mask_io import write_mask
-from projects.sa2va.errors import InputError
-from projects.sa2va.preferences.export import export_parquet, main
+from sa2va_dpo.datasets.annotations import PairRecord, write_pairs
+from sa2va_dpo.datasets.mask_io import write_mask
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.preferences.export import export_parquet, main
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def root(tmp_path):
 def test_datasets_reads_it_back(root, tmp_path):
     from datasets import load_dataset
 
-    from projects.sa2va.datasets.mask_io import read_mask
+    from sa2va_dpo.datasets.mask_io import read_mask
 
     assert export_parquet(root, root / 'new folder' / 'pairs.parquet') == 20
     rows = load_dataset('parquet', data_files=str(root / 'new folder' / 'pairs.parquet'), split='train',

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.sa2va.datasets.annotations import read_pairs, read_segs
-from projects.sa2va.datasets.ground_truth import patient_of
-from projects.sa2va.datasets.mask_io import read_mask
-from projects.sa2va.errors import InputError
-from projects.sa2va.preferences import generate
-from projects.sa2va.preferences.candidates import mask_iou
-from projects.sa2va.preferences.generate import GenerateConfig, generate_pairs
-from projects.sa2va.preferences.miner import Miner
+from sa2va_dpo.datasets.annotations import read_pairs, read_segs
+from sa2va_dpo.datasets.ground_truth import patient_of
+from sa2va_dpo.datasets.mask_io import read_mask
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.preferences import generate
+from sa2va_dpo.preferences.candidates import mask_iou
+from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
+from sa2va_dpo.preferences.miner import Miner
 
 
 @pytest.fixture

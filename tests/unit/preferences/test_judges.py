@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from projects.sa2va.preferences.candidates import Candidate
-from projects.sa2va.preferences.judges import (JUDGES, Agreement, BettiError, BoundaryDistance, ClDice, Dice, Evidence,
+from sa2va_dpo.preferences.candidates import Candidate
+from sa2va_dpo.preferences.judges import (JUDGES, Agreement, BettiError, BoundaryDistance, ClDice, Dice, Evidence,
                                                ExpectedIoU, IoU, Mixture, PredictedIoU)
 
 

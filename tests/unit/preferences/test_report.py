@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from projects.sa2va.preferences.report import format_report, source_kind, summarise_pairs
+from sa2va_dpo.preferences.report import format_report, source_kind, summarise_pairs
 
 
 def pair(image='images/a.png', gap=0.2, chosen='greedy', rejected='threshold:0.3', pixels=100, agreement=0.7, **more):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sa2va.models.sa2va import upsample_logits
-from projects.sa2va.preferences.candidates import Request
-from projects.sa2va.preferences.sampler import Policies, PolicySampler
+from sa2va_dpo.models.sa2va import upsample_logits
+from sa2va_dpo.preferences.candidates import Request
+from sa2va_dpo.preferences.sampler import Policies, PolicySampler
 
 
 @pytest.fixture

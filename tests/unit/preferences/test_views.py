@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from projects.sa2va.preferences.views import VIEWS, Tone
+from sa2va_dpo.preferences.views import VIEWS, Tone
 
 
 @pytest.mark.parametrize('size', [(6, 10), (7, 5), (33, 64)])

@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from projects.sa2va.datasets.annotations import PairRecord, write_pairs
+from sa2va_dpo.datasets.annotations import PairRecord, write_pairs
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ import json
 import numpy as np
 import pytest
 
-from projects.sa2va.datasets.annotations import read_pairs
-from projects.sa2va.datasets.dpo_vessel_dataset import DPOVesselDataset
-from projects.sa2va.errors import InputError
-from projects.sa2va.review.agreement import cohens_kappa, compare
-from projects.sa2va.review.cli import main
-from projects.sa2va.review.journal import Journal, read_decisions
-from projects.sa2va.review.merge import merge
-from projects.sa2va.review.pairs import exchange, open_set
-from projects.sa2va.review.picture import BOTH, ONLY_CHOSEN, ONLY_REJECTED, difference, load
+from sa2va_dpo.datasets.annotations import read_pairs
+from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.review.agreement import cohens_kappa, compare
+from sa2va_dpo.commands.review import main
+from sa2va_dpo.review.journal import Journal, read_decisions
+from sa2va_dpo.review.merge import merge
+from sa2va_dpo.review.pairs import exchange, open_set
+from sa2va_dpo.review.picture import BOTH, ONLY_CHOSEN, ONLY_REJECTED, difference, load
 
 
 @pytest.fixture

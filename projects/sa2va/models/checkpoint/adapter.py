@@ -16,8 +16,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import nn
 
-from ...errors import InputError
-from ..trainable import lora_layers
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.trainable import lora_layers
 from .store import read_safetensors
 
 _PREFIX = 'base_model.model.'

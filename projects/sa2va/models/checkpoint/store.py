@@ -19,7 +19,7 @@ from typing import Callable, Iterable
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...errors import InputError
+from sa2va_dpo.common.errors import InputError
 
 DTYPES = {
     'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Mapping
 
-from ...errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .base import MultimodalLLM
 
 FAMILIES = ('internvl', 'qwen2_5_vl', 'qwen3_vl')

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-from ...errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .base import MultimodalLLM, causal_attention_mask, merge_image_tokens, with_rope_fields
 
 # Fields of a released llm_config that decide the arithmetic. Everything else in there (attention kernels,

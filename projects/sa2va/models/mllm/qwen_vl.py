@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from ...errors import InputError
+from sa2va_dpo.common.errors import InputError
 from .base import MultimodalLLM, with_rope_fields
 
 

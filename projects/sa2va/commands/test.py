@@ -1,0 +1,55 @@
+"""``tools/test.py``: held-out masks of a trained (or untouched) model, scored one by one."""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Score the masks of a checkpoint on images with ground truth.')
+    parser.add_argument('config', help='the config of the run (its saved config.py is the safest choice)')
+    parser.add_argument('checkpoint', nargs='?',
+                        help='iter_N.pth, a file or a DeepSpeed directory; without it the start checkpoint is scored')
+    parser.add_argument('--work-dir', default='work_dirs/dpo_vessel_eval', help='where the results go')
+    parser.add_argument('--images', help='folder of test images, in place of the data set of the config')
+    parser.add_argument('--gt', help='folder of their ground-truth masks')
+    parser.add_argument('--prompt', help='prompt for --images')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda where there is one)')
+    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    parser.add_argument('--no-overlays', action='store_true', help='write no overlay pictures')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    from sa2va_dpo.common.errors import InputError
+    from .train import read_config
+
+    if bool(args.images) != bool(args.gt):
+        raise InputError('--images and --gt: give both, or neither for the data set of the config')
+    cfg = read_config(args.config, args.cfg_options)
+    from mmengine.registry import DATASETS, MODELS
+
+    from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
+    from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+    from sa2va_dpo.evaluation.report import format_summary
+    from sa2va_dpo.models.checkpoint.run import load_trained_tensors
+    from sa2va_dpo.inference.scoring import evaluate_model, pick_device
+
+    dataset_cfg = cfg.test_dataloader.dataset
+    if args.images:
+        dataset_cfg = dict(dataset_cfg, source=dict(
+            type='FolderMasks', images_dir=args.images, gt_dir=args.gt, prompt=args.prompt or DEFAULT_PROMPT))
+    dataset = DATASETS.build(dataset_cfg)
+    model = MODELS.build(cfg.model)
+    if args.checkpoint:
+        count = load_trained_tensors(model, args.checkpoint)
+        print(f'{args.checkpoint}: {count} trained tensors on {cfg.model.checkpoint}')
+    else:
+        print(f'no checkpoint given: scoring the start, {cfg.model.checkpoint}')
+    evaluate_model(model, dataset, Path(args.work_dir), device=pick_device(args.device), seed=args.seed,
+                   overlays=not args.no_overlays)
+    print(format_summary(json.loads((Path(args.work_dir) / 'metrics.json').read_text(encoding='utf-8'))))
+    return 0

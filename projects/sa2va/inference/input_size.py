@@ -1,0 +1,69 @@
+"""Which SAM2 input size suits the images: measured on training images, before anything is trained."""
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
+from sa2va_dpo.evaluation.counts import confusion_counts, dice
+from sa2va_dpo.models.checkpoint.released import copy_with_sam_size, read_sam2_dims
+from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+
+# Times the checkpoint's own size; the bundled one (640 px) may be tried at 512, 768 and 1024 px.
+FACTORS = (0.8, 1.2, 1.6)
+# Cost grows with the area: a size has to earn it.
+MARGIN = 0.02
+MAX_IMAGES = 16
+
+
+@torch.no_grad()
+def mean_dice(checkpoint: str | Path, source: Dataset, device: str) -> float:
+    """Mean Dice of a checkpoint over a source of images with masks (see ``VesselSegDataset``)."""
+    # What is trainable does not matter here, but something has to be.
+    model = Sa2VASegModel(str(checkpoint), trainable=dict(projector='full')).to(device).eval()
+    dataset = VesselSegDataset(source, str(checkpoint))
+    total = 0.0
+    for index in range(len(dataset)):
+        data = model.data_preprocessor(vessel_seg_collate([dataset[index]], str(checkpoint)), False)
+        [sample] = model(**data, mode='predict')
+        total += dice(confusion_counts(sample['pred_mask'], sample['gt_mask']))
+    return total / len(dataset)
+
+
+def sizes_around(own: int) -> tuple[list[int], list[int]]:
+    """The sizes to try beside ``own``, multiples of 64 pixels: (smaller ones, falling; larger ones, rising)."""
+    sizes = sorted({max(64, 64 * round(own * factor / 64)) for factor in FACTORS} - {own})
+    return [size for size in reversed(sizes) if size < own], [size for size in sizes if size > own]
+
+
+def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[int, float]:
+    """Mean Dice at the checkpoint's own input size (first) and at those around it, side in pixels -> Dice.
+
+    A direction is followed as long as it gets better: the larger a size, the longer it takes to look at.
+
+    Args:
+        source: training images with masks; at most ``MAX_IMAGES``, evenly spread, are looked at.
+    """
+    step = max(1, -(-len(source) // MAX_IMAGES))
+    some = torch.utils.data.Subset(source, range(0, len(source), step))
+    own = read_sam2_dims(checkpoint)['image_size']
+    found = {own: mean_dice(checkpoint, some, device)}
+    with tempfile.TemporaryDirectory() as folder:
+        for direction in sizes_around(own):
+            last = found[own]
+            for size in direction:
+                found[size] = mean_dice(copy_with_sam_size(checkpoint, Path(folder) / str(size), size), some, device)
+                if found[size] <= last:
+                    break
+                last = found[size]
+    return found
+
+
+def choose_size(measured: dict[int, float]) -> int:
+    """The best size, but the checkpoint's own (the first) unless another is better by ``MARGIN``; of equals the smallest."""
+    own = next(iter(measured))
+    better = [size for size, value in measured.items() if value >= measured[own] + MARGIN]
+    return min(better, key=lambda size: (-measured[size], size), default=own)

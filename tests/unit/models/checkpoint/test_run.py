@@ -1,0 +1,81 @@
+"""Run checkpoints are read without executing anything, and must fit the model to the tensor."""
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+from torch import nn
+
+from sa2va_dpo.models.checkpoint.run import (check_names, load_trained_tensors, read_trained_tensors,
+                                                 weights_only_loads)
+from sa2va_dpo.common.errors import InputError
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.open = nn.Linear(2, 3)
+        self.frozen = nn.Linear(2, 3).requires_grad_(False)
+
+
+def state(**changes):
+    good = {'open.weight': torch.ones(3, 2), 'open.bias': torch.zeros(3)}
+    good.update(changes)
+    return {name: tensor for name, tensor in good.items() if tensor is not None}
+
+
+def test_history_buffers_and_numpy_scalars_are_read(tmp_path):
+    history = HistoryBuffer()
+    history.update(1.5)
+    torch.save(dict(state_dict=state(), message_hub=dict(log_scalars=dict(loss=history)), meta=dict(x=np.float64(2))),
+               tmp_path / 'iter_1.pth')
+    model = Model()
+    assert load_trained_tensors(model, tmp_path / 'iter_1.pth') == 2
+    assert model.open.weight.eq(1).all()
+    with weights_only_loads():
+        loaded = torch.load(tmp_path / 'iter_1.pth')
+    assert loaded['message_hub']['log_scalars']['loss'].statistics('mean') == 1.5
+
+
+def test_getattr_opens_nothing_else(tmp_path):
+    class Reach:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, 'register_statistics')
+
+    torch.save(dict(state_dict=Reach()), tmp_path / 'reach.pth')
+    with pytest.raises(InputError, match='refused'):
+        read_trained_tensors(tmp_path / 'reach.pth')
+
+
+def test_the_safe_loader_is_put_back(tmp_path):
+    before = torch.load
+    with pytest.raises(ValueError):
+        with weights_only_loads():
+            raise ValueError
+    assert torch.load is before
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'open.bias': None}, '1 trained tensors of this config are missing, first open.bias'),
+    ({'frozen.bias': torch.zeros(3)}, '1 tensors have no place in this config, first frozen.bias'),
+    ({'open.bias': torch.zeros(4)}, r'open.bias has shape \(4,\), the config wants \(3,\)'),
+])
+def test_tensors_must_fit_exactly(change, words):
+    with pytest.raises(InputError, match=words):
+        check_names(Model(), state(**change), 'iter_1.pth')
+
+
+@pytest.mark.parametrize('write, words', [
+    (lambda path: None, 'no such checkpoint'),
+    (lambda path: path.write_bytes(b'PK\x03\x04 cut short'), 'cannot be read|refused'),
+    (lambda path: torch.save([1, 2], path), 'no field state_dict'),
+    (lambda path: path.mkdir(), 'cannot be read as a checkpoint'),
+    (lambda path: path.write_bytes(pickle.dumps(print)), 'refused|cannot be read'),
+])
+def test_unusable_files_are_named(tmp_path, write, words):
+    path = tmp_path / 'iter_9.pth'
+    write(path)
+    with pytest.raises(InputError, match=words) as error:
+        read_trained_tensors(path)
+    assert 'iter_9.pth' in str(error.value) and '\n' not in str(error.value)
