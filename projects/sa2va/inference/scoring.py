@@ -13,22 +13,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.scores import score_mask
 from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric, score_sample
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
 Score = Callable[..., dict[str, float]]
-
-
-def pick_device(name: str | None) -> str:
-    """``name``, or CUDA where there is one; raises InputError for a device that is not here."""
-    if name is None:
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name.startswith('cuda') and not torch.cuda.is_available():
-        raise InputError(f'--device {name}: no GPU is visible here: use --device cpu')
-    return name
 
 
 def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2VASegModel:
