@@ -60,7 +60,7 @@ def _train_thick(target: Path, device: str) -> None:
             group['lr'] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         picked = rng.choice(IMAGES, BATCH, replace=False)
         batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in pre.collate([samples[i] for i in picked]).items()}
-        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['seg_loss']
+        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['supervised_loss']
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

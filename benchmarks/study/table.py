@@ -39,14 +39,15 @@ class Cell:
     group: str = 'main'
 
 
-def anchored(weight: float, anchor: float = 1.0, sft_cldice: float = 0.5, **preference) -> dict:
-    """``anchor`` times (BCE x 2 + Dice x 0.5 + clDice x ``sft_cldice``) beside the preference term."""
-    return dict(weight=weight, sft_weight=anchor, sft_bce=2.0, sft_dice=0.5, sft_cldice=sft_cldice, **preference)
+def anchored(weight: float, anchor: float = 1.0, supervised_cldice: float = 0.5, **preference) -> dict:
+    """``anchor`` times (BCE x 2 + Dice x 0.5 + clDice x ``supervised_cldice``) beside the preference term."""
+    return dict(weight=weight, supervised_weight=anchor, supervised_bce=2.0, supervised_dice=0.5,
+                supervised_cldice=supervised_cldice, **preference)
 
 
 def plain(weight: float, **preference) -> dict:
     """The anchor without clDice: Sa2VA's own supervised loss."""
-    return anchored(weight, sft_cldice=0.0, **preference)
+    return anchored(weight, supervised_cldice=0.0, **preference)
 
 
 def cells() -> list[Cell]:
@@ -95,7 +96,7 @@ def cells() -> list[Cell]:
         Cell('own_topology: anchor + normalised x 0.3', 'own_topology', anchored(0.3, **NORMALISED),
              twin='own_topology: anchor only', group='attempts'),
     ]
-    for name, preference in (('plain anchor', plain), ('anchor with clDice x 1', partial(anchored, sft_cldice=1.0))):
+    for name, preference in (('plain anchor', plain), ('anchor with clDice x 1', partial(anchored, supervised_cldice=1.0))):
         twin = f'gt: {name} only'
         table += [Cell(twin, 'gt', preference(0.0), group='attempts'),
                   Cell(f'gt: {name} + balanced x 0.2', 'gt', preference(0.2, **BALANCED), twin=twin, group='attempts')]

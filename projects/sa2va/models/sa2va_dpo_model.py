@@ -6,7 +6,7 @@ from typing import Mapping
 import torch
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.losses.objective import PreferenceConfig, combined_loss
+from sa2va_dpo.models.losses import PreferenceConfig, combined_loss
 from .reference import build_reference
 from .sa2va import upsample_logits
 from .sa2va_seg_model import Sa2VASegModel

@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
 from sa2va_dpo.models.checkpoint.released import load_checkpoint
-from sa2va_dpo.models.losses.objective import segmentation_anchor
+from sa2va_dpo.models.losses import supervised_term
 from .sa2va import MaskOutput, Sa2VAModel, upsample_logits
 from .trainable import checkpoint_activations, parameter_groups, set_trainable, store_trainable_as
 
@@ -58,7 +58,7 @@ class Sa2VASegModel(BaseModel):
             store_trainable_as(self.policy, _DTYPES[trainable_dtype], _DTYPES[dtype])
         checkpoint_activations(self.policy, activation_checkpointing or {})
         self.score_size = score_size or self.policy.sam_size
-        self.seg_terms = dict(bce_weight=bce_weight, dice_weight=dice_weight, cldice_weight=cldice_weight)
+        self.supervised = dict(bce_weight=bce_weight, dice_weight=dice_weight, cldice_weight=cldice_weight)
         self.hypotheses = hypotheses
         self.iou_weight = iou_weight
 
@@ -105,18 +105,18 @@ class Sa2VASegModel(BaseModel):
         output = self.policy(batch)
         target = target.float() / 255
         if self.hypotheses == 'selected':
-            return dict(seg_loss=segmentation_anchor(self.score_logits(output), target, **self.seg_terms).mean())
+            return dict(supervised_loss=supervised_term(self.score_logits(output), target, **self.supervised).mean())
         count = output.hypotheses.shape[1]
         logits = upsample_logits(output.hypotheses.float().flatten(0, 1), self.score_size)
         repeated = target.repeat_interleave(count, 0)
-        per_mask = segmentation_anchor(logits, repeated, **self.seg_terms).view(-1, count)
+        per_mask = supervised_term(logits, repeated, **self.supervised).view(-1, count)
         with torch.no_grad():
             probability = logits.sigmoid()
             overlap = (probability * repeated).flatten(1).sum(1)
             union = (probability + repeated - probability * repeated).flatten(1).sum(1)
             iou = (overlap / union.clamp_min(1)).view(-1, count)
         iou_error = (output.iou_pred.float() - iou).square().mean()
-        return dict(seg_loss=per_mask.min(1).values.mean() + 0.3 * per_mask.mean(),
+        return dict(supervised_loss=per_mask.min(1).values.mean() + 0.3 * per_mask.mean(),
                     iou_loss=self.iou_weight * iou_error, train_iou=iou.max(1).values.mean())
 
     @torch.no_grad()

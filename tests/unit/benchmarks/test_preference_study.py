@@ -29,7 +29,7 @@ def test_twins_differ_in_the_preference_weight_alone():
     for cell in paired:
         twin = cells[cell.twin]
         assert twin.preference['weight'] == 0 and cell.preference['weight'] > 0
-        for name in ('sft_weight', 'sft_bce', 'sft_dice', 'sft_cldice'):
+        for name in ('supervised_weight', 'supervised_bce', 'supervised_dice', 'supervised_cldice'):
             assert twin.preference.get(name) == cell.preference.get(name), cell.name
         for name in ('pairs', 'parts', 'lr', 'steps', 'refresh', 'score_size'):
             assert asdict(twin)[name] == asdict(cell)[name], (cell.name, name)
