@@ -31,7 +31,7 @@ model = dict(
     preference=dict(
         # The two regions of a disagreement averaged separately; the guide's mean over all pixels moves next to nothing.
         beta=beta, label_smoothing=label_smoothing, reduction='balanced', weight=1.0,
-        # The anchor: without it preference learning collapses masks; its clDice keeps thin vessels connected.
+        # The supervised term: without it preference learning collapses masks; its clDice keeps thin vessels connected.
         supervised_weight=1.0, supervised_bce=2.0, supervised_dice=0.5, supervised_cldice=0.5),
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.
     reference='initial',

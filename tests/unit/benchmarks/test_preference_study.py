@@ -74,7 +74,7 @@ def test_learning_rate_warms_up_and_ends_at_a_tenth():
 
 def test_report_pairs_runs_with_their_twins(tmp_path, capsys):
     (tmp_path / 'runs').mkdir()
-    values = {'start': 0.5, 'own: anchor only': 0.6, 'own: anchor + balanced x 1': 0.65}
+    values = {'start': 0.5, 'own: supervised only': 0.6, 'own: supervised + balanced x 1': 0.65}
     for seed in (0, 1):
         for name, dice in values.items():
             row = dict(base='tiny', data='demo', cell=name, seed=seed, seconds=1.0,
