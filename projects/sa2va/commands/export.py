@@ -52,7 +52,7 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from .train import read_config
+    from sa2va_dpo.engine.config import read_config
 
     cfg = read_config(args.config, args.cfg_options)
     export_run(cfg, args.checkpoint, args.output, adapter=args.adapter)

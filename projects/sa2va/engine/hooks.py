@@ -5,7 +5,8 @@ import json
 import math
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import all_reduce, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
@@ -18,13 +19,23 @@ ALARM_FILE = 'alarms.json'
 
 @HOOKS.register_module()
 class ExactCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook with two repairs.
+    """mmengine's CheckpointHook with two repairs, and ``interval='auto'``: a checkpoint at every validation.
 
     * After saving a new best, mmengine writes ``iter_k`` a second time, but the runner then adds one to a counter
       that has already been advanced, so a resume would skip a batch (seen in mmengine 0.10.7). The counter is set
       to what the hook means for the duration of the call.
     * The validation of the untouched start (iteration 0) is not a result of training and never the best checkpoint.
     """
+
+    def __init__(self, interval: int | str = 'auto', **settings) -> None:
+        self.follows_validation = interval == 'auto'
+        # Negative: never, until the training loop says how long it is.
+        super().__init__(interval=-1 if self.follows_validation else interval, **settings)
+
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if self.follows_validation:
+            self.interval = runner.train_loop.val_interval
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         loop, true_iter = runner.train_loop, runner.iter
@@ -82,8 +93,9 @@ class PreferenceAlarmHook(Hook):
 
     Preference accuracy rises in runs that destroy the masks, so it must not be read without held-out Dice. At every
     validation the accuracy on the validation pairs (``PairValidationHook``; where there are none, the mean training accuracy
-    since the last validation) is looked at beside Dice: accuracy of at least one half, or not below the first one, and
-    Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in TensorBoard (``val/alarm``) and in ``alarms.json``.
+    since the last validation, over all processes) is looked at beside Dice: accuracy of at least one half, or not below the
+    first one, and Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in TensorBoard
+    (``val/alarm``) and in ``alarms.json``. All processes decide alike.
 
     Args:
         min_drop: fall of validation Dice below the start that counts; smaller falls are noise.
@@ -115,6 +127,13 @@ class PreferenceAlarmHook(Hook):
         if outputs and 'accuracy' in outputs:
             self.accuracies.append(float(outputs['accuracy']))
 
+    def _training_accuracy(self) -> float | None:
+        """Mean over the steps since the last validation and over all processes; None where there was no step."""
+        sums = torch.tensor([sum(self.accuracies), len(self.accuracies)], dtype=torch.float64)
+        all_reduce(sums)
+        total, count = sums.tolist()
+        return total / count if count else None
+
     def after_val_epoch(self, runner, metrics=None) -> None:
         dice = (metrics or {}).get('dice')
         if dice is None:
@@ -124,15 +143,18 @@ class PreferenceAlarmHook(Hook):
             return
         accuracy = metrics.get('pairs/accuracy')
         where = 'validation' if accuracy is not None else 'training'
-        if accuracy is None and self.accuracies:
-            accuracy = sum(self.accuracies) / len(self.accuracies)
+        if accuracy is None:
+            accuracy = self._training_accuracy()
         self.accuracies.clear()
         if accuracy is None:
             return
         if self.first_accuracy is None:
             self.first_accuracy = accuracy
         # Below chance and falling, the preferences are lost as well: the metrics say that themselves.
-        alarm = accuracy >= min(self.first_accuracy, 0.5) and dice < self.start_dice - self.min_drop
+        verdict = [accuracy >= min(self.first_accuracy, 0.5) and dice < self.start_dice - self.min_drop]
+        # One decision: a process that stopped alone would leave the others waiting.
+        broadcast_object_list(verdict)
+        alarm = verdict[0]
         if is_main_process():
             runner.visualizer.add_scalar('val/alarm', int(alarm), runner.iter)
         if alarm:

@@ -34,7 +34,7 @@ class Sa2VASegModel(BaseModel):
             ``trainable_dtype='float32'`` halves the memory of what is frozen while the optimiser's steps stay exact; the
             policy then computes under bfloat16 autocast. For single-device strategies (DeepSpeed does this by itself).
         activation_checkpointing: parts whose layers keep only their inputs for the backward pass, such as
-            ``dict(llm=True, sam2_encoder=True)``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`.
+            ``dict(llm=True, sam2_encoder='auto')``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`.
         with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
             states (docs/speed.md).
         policy: a ``Sa2VAModel`` to use in place of the checkpoint's, for callers that made one in memory.
@@ -43,7 +43,7 @@ class Sa2VASegModel(BaseModel):
     def __init__(self, checkpoint: str, trainable: Mapping | str, score_size: int | None = None,
                  bce_weight: float = 2.0, dice_weight: float = 0.5, cldice_weight: float = 0.0,
                  hypotheses: str = 'selected', iou_weight: float = 1.0, dtype: str = 'float32',
-                 trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | None = None,
+                 trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool | str] | None = None,
                  with_mllm: bool = True, policy: Sa2VAModel | None = None, data_preprocessor: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         for name, value in (('dtype', dtype), ('trainable_dtype', trainable_dtype or dtype)):

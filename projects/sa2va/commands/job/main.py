@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo.inference.scoring import pick_device
     from sa2va_dpo.commands.export import export_run
     from sa2va_dpo.inference.input_size import mean_dice
-    from sa2va_dpo.commands.train import read_config
+    from sa2va_dpo.engine.config import read_config
 
     train_images, test_images, gt = prepare_data(inputs, work_dir, args)
     say(f'test before training, {len(test_images)} images')
