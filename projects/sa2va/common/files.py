@@ -68,20 +68,27 @@ def writing(path: str | os.PathLike, beside: Path | None = None) -> Iterator[Non
     """
     try:
         yield
-    except OSError as error:
-        named = error.filename
-        if beside is not None and isinstance(named, (str, Path)) and not Path(named).is_relative_to(beside):
-            if Path(named) not in (Path(path), Path(path).parent):
-                raise read_problem(named, error) from error
-        raise write_problem(path, error) from error
     except InputError:
         raise
     except Exception as error:
-        code = _OS_ERROR.search(str(error))
-        if code is None:
+        cause = _behind(error)
+        if cause is None:
             raise
-        number = int(code.group(1))
-        raise write_problem(path, OSError(number, os.strerror(number))) from error
+        named = cause.filename
+        if beside is not None and isinstance(named, (str, Path)) and not Path(named).is_relative_to(beside) and (
+                Path(named) not in (Path(path), Path(path).parent)):
+            raise read_problem(named, cause) from error
+        raise write_problem(path, cause) from error
+
+
+def _behind(error: BaseException) -> OSError | None:
+    """The system's error that a library wrapped (torch chains it) or quoted (safetensors names its number)."""
+    if (code := _OS_ERROR.search(str(error))) is not None:
+        return OSError(int(code.group(1)), os.strerror(int(code.group(1))))
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def make_directory(path: str | os.PathLike) -> Path:
