@@ -13,6 +13,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--data-root', metavar='DIR', help='output of the pair generator, likewise')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from CHECKPOINT, or from the last one in the work directory')
+    parser.add_argument('--overwrite', action='store_true', help='remove what another run left in the work directory')
     parser.add_argument('--seed', type=int, help='overrides the seed of the config')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
                         help='override settings, e.g. beta=0.2 lr=1e-6 max_epochs=1')
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     # After parsing, so that --help and a mistyped flag answer at once.
     from sa2va_dpo.common.errors import InputError
     from sa2va_dpo.engine.config import read_config
+    from .run_record import claim_training
 
     cfg = read_config(args.config, args.cfg_options, checkpoint=args.checkpoint, data_root=args.data_root, seed=args.seed)
     cfg.launcher = args.launcher
@@ -36,9 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    for line in claim_training(cfg, args.overwrite):
+        print(line, flush=True)
 
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.engine.runner import Sa2VARunner
 
     Sa2VARunner.from_cfg(cfg).train()
     return 0
+
+
+if __name__ == '__main__':
+    from sa2va_dpo.common.errors import cli_main
+
+    cli_main(main)()

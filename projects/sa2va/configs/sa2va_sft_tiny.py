@@ -24,7 +24,7 @@ model = dict(
 train_dataloader = dict(
     num_workers=14,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='DrawSampler', shuffle=True),
     collate_fn=dict(type='vessel_seg_collate'),
     dataset=dict(
         type='VesselSegDataset', training=True, flip_prob=0.5, brightness=0.25,

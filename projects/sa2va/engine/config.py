@@ -237,21 +237,27 @@ def _has_records(path: Path) -> bool:
 
 
 def _without_validation(cfg: Config) -> list[str]:
-    """Switch validation off where the data root holds no validation images."""
-    source = ((cfg.get('val_dataloader') or {}).get('dataset') or {}).get('source') or {}
-    if source.get('type') != 'AnnotatedMasks' or not Path(source.get('data_root', '')).is_dir():
-        return []
-    name = source.get('ann_file', 'val_annotations.json')
-    path = Path(source.data_root) / name
-    # A file that the user named and that is missing is a mistake, which the data set reports.
-    if name != 'val_annotations.json' or _has_records(path):
-        return []
+    """Switch everything of validation off where there are no validation images, or the user wants none."""
+    loader = cfg.get('val_dataloader')
+    if loader is not None:
+        source = (loader.get('dataset') or {}).get('source') or {}
+        if source.get('type') != 'AnnotatedMasks' or not Path(source.get('data_root', '')).is_dir():
+            return []
+        name = source.get('ann_file', 'val_annotations.json')
+        # A file that the user named and that is missing is a mistake, which the data set reports.
+        if name != 'val_annotations.json' or _has_records(Path(source.data_root) / name):
+            return []
+        reason = f'{Path(source.data_root) / name}: no validation images'
+    else:
+        reason = 'val_dataloader=None'
+    before = copy.deepcopy(cfg.to_dict())
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook.get('type') not in VALIDATION_HOOKS]
     if get(cfg, ('default_hooks', 'checkpoint', 'save_best')) is not MISSING:
         cfg.default_hooks.checkpoint.save_best = None
-        cfg.default_hooks.checkpoint.pop('rule', None)
-    return [f'{path}: no validation images, so this run is not validated: no best checkpoint, no alarm, no early stopping']
+    if cfg.to_dict() == before:
+        return []
+    return [f'{reason}, so this run is not validated: no best checkpoint, no alarm, no early stopping']
 
 
 def _unread(cfg: Config) -> list[str]:

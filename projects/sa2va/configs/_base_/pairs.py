@@ -1,7 +1,7 @@
 """Preference pairs for training, images with ground truth for validation and test, and what watches such a run."""
 train_dataloader = dict(
     num_workers=2,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='DrawSampler', shuffle=True),
     collate_fn=dict(type='dpo_collate'),
     dataset=dict(type='DPOVesselDataset', pairs_per_image=4, flip_prob=0.5))
 val_dataloader = dict(
