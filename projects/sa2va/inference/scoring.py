@@ -4,23 +4,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sa2va_dpo.datasets.seg_dataset import vessel_seg_collate
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.processes import pick_device  # noqa: F401  (commands find it here)
 from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
-
-
-def pick_device(name: str | None) -> str:
-    """``name``, or CUDA where there is one; raises InputError for a device that is not here."""
-    if name is None:
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name.startswith('cuda') and not torch.cuda.is_available():
-        raise InputError(f'--device {name}: no GPU is visible here: use --device cpu')
-    return name
 
 
 def evaluate_model(model: Sa2VASegModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
