@@ -23,7 +23,7 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
 
     Args:
         cfg: the run's config; ``cfg.model.checkpoint`` is the start, whose files, shards and dtype are kept.
-        checkpoint: see :func:`sa2va_dpo.models.checkpoint.run.read_trained_tensors`.
+        checkpoint: see :func:`sa2va_dpo.models.checkpoint.read_trained_tensors`.
         output: a directory that does not exist yet.
         adapter: write only the trained tensors, unmerged, instead of a whole checkpoint.
 
@@ -34,9 +34,9 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
 
     from sa2va_dpo import plugins  # noqa: F401
     from sa2va_dpo.common.errors import InputError
-    from sa2va_dpo.models.checkpoint.released import export_adapter, export_checkpoint
+    from sa2va_dpo.models.checkpoint import export_adapter, export_checkpoint
     from sa2va_dpo.models.trainable import merge_adapters
-    from sa2va_dpo.models.checkpoint.run import load_trained_tensors
+    from sa2va_dpo.models.checkpoint import load_trained_tensors
 
     if Path(output).exists():
         raise InputError(f'{output}: exists already: choose another directory or remove it')

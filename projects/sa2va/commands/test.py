@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
     from sa2va_dpo.evaluation.report import format_summary
-    from sa2va_dpo.models.checkpoint.run import load_trained_tensors
+    from sa2va_dpo.models.checkpoint import load_trained_tensors
     from sa2va_dpo.inference.scoring import evaluate_model, pick_device
 
     dataset_cfg = cfg.test_dataloader.dataset

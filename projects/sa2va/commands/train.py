@@ -91,7 +91,7 @@ def run(cfg) -> int:
     from mmengine.runner import FlexibleRunner
 
     from sa2va_dpo.caching.prepare import prepare
-    from sa2va_dpo.models.checkpoint.run import weights_only_loads
+    from sa2va_dpo.models.checkpoint import weights_only_loads
     from sa2va_dpo.engine.strategy import fit_to_machine
 
     lines = [fit_to_machine(cfg), *prepare(cfg)]

@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorFast
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint.released import read_config, read_sam2_dims
+from sa2va_dpo.models.checkpoint import read_config, read_sam2_dims
 from sa2va_dpo.models.mllm import family_of
 from .tokenizer import first_token_ids, load_tokenizer
 

@@ -10,7 +10,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from sa2va_dpo.datasets.annotations import write_json
-from sa2va_dpo.models.checkpoint.run import check_names
+from sa2va_dpo.models.checkpoint import check_names
 
 HISTORY_FILE = 'val_history.json'
 ALARM_FILE = 'alarms.json'

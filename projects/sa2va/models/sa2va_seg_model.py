@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.losses import supervised_term
 from .sa2va import MaskOutput, Sa2VAModel, upsample_logits
 from .trainable import checkpoint_activations, parameter_groups, set_trainable, store_trainable_as

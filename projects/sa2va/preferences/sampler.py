@@ -38,7 +38,7 @@ class Policies:
         """(policy, preprocessor), read at first use."""
         if checkpoint not in self._loaded:
             from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-            from sa2va_dpo.models.checkpoint.released import load_checkpoint
+            from sa2va_dpo.models.checkpoint import load_checkpoint
 
             path = checkpoint or self.model_path
             device = pick_device(self.device)

@@ -159,7 +159,7 @@ def resize_start(inputs: Inputs, images: list, gt: str, work_dir: Path, args: ar
         InputError: a size was asked for and this checkpoint's cannot be changed.
     """
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT, FolderMasks
-    from sa2va_dpo.models.checkpoint.released import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+    from sa2va_dpo.models.checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
     from sa2va_dpo.inference.scoring import pick_device
     from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 
