@@ -17,7 +17,7 @@ from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
 from sa2va_dpo.models.sa2va_dpo_model import preference_config
-from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.models.run_model import Sa2VARunModel
 from sa2va_dpo.models.trainable import normalise_switches
 from .build import Wish, batch_of, compute, fill, fill_one, missing
 from .fingerprint import fingerprint, weights_digest
@@ -84,7 +84,7 @@ def prepare(cfg: Config) -> list[str]:
     return lines
 
 
-def _fill_lazily(cfg: Config, model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish],
+def _fill_lazily(cfg: Config, model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish],
                  stores: dict[str, CacheStore]) -> None:
     """Let the start model, which stays in memory, compute a view when a data set first asks for it."""
     names: dict[str, tuple[str, ...]] = {}
@@ -150,7 +150,7 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     return [wish for wish in wishes if wish[1]], SampleMaker(train.pre), visits
 
 
-def _start_model(cfg: Config) -> Sa2VASegModel:
+def _start_model(cfg: Config) -> Sa2VARunModel:
     """The model as training begins with it: same dtypes, same device, adapters at zero."""
     model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
@@ -158,13 +158,13 @@ def _start_model(cfg: Config) -> Sa2VASegModel:
     return model.to(pick_device()).eval()
 
 
-def _precision(cfg: Config, model: Sa2VASegModel) -> ContextManager:
+def _precision(cfg: Config, model: Sa2VARunModel) -> ContextManager:
     if cfg.optim_wrapper.type != 'AmpOptimWrapper':
         return nullcontext()
     return torch.autocast(next(model.parameters()).device.type, getattr(torch, cfg.optim_wrapper.get('dtype') or 'float16'))
 
 
-def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
+def _stores(cfg: Config, kinds: list[Kind], model: Sa2VARunModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
     device = next(model.parameters()).device.type
     precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
     preprocessing = maker.pre.fingerprint()
@@ -173,7 +173,7 @@ def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleM
     return {name: CacheStore(Path(directory) / f'{name}-{mark}') for name, mark in marks.items()}
 
 
-def _sizes(model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
+def _sizes(model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
     """Bytes of every kind over all views, from the first view (others may have another number of tiles)."""
     results = compute(model.policy, batch_of(maker, wishes[0][0], model.policy), names)
     return {name: sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

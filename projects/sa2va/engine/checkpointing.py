@@ -31,7 +31,7 @@ from mmengine.registry import HOOKS
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file, publish, read_json, remove, write_json, write_text, writing
 from sa2va_dpo.common.signals import deferred
-from sa2va_dpo.models.checkpoint.run import check_names, read_trained_tensors
+from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
 HISTORY_FILE, ALARM_FILE, LAST_FILE = 'val_history.json', 'alarms.json', 'last_checkpoint'
 _CHECKPOINT = re.compile(r'iter_(\d+)\.pth')

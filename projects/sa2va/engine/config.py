@@ -98,16 +98,13 @@ def check(cfg: Config, path: str) -> None:
     Raises:
         InputError: naming the config and the setting.
     """
-    from sa2va_dpo.models.sa2va_dpo_model import preference_config
-    from sa2va_dpo.models.trainable import normalise_switches
+    from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
+    from sa2va_dpo.models.run_model import check_model
 
     if 'model' not in cfg:
         raise InputError(f'{path}: no model: derive the config from one in projects/sa2va/configs')
     try:
-        if 'trainable' in cfg.model:
-            normalise_switches(cfg.model.trainable)
-        if 'preference' in cfg.model:
-            preference_config(cfg.model.preference, cfg.model.get('reference', 'initial'))
+        check_model(cfg.model)
     except ValueError as error:
         raise InputError(f'{path}: model.{error}') from None
 

@@ -10,7 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner
 
 from sa2va_dpo.caching.prepare import prepare
-from sa2va_dpo.models.checkpoint.run import weights_only_loads
+from sa2va_dpo.models.checkpoint import weights_only_loads
 from .config import derive, save
 from .strategy import fit_to_machine
 
