@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.reference import build_reference
 from sa2va_dpo.models.trainable import set_trainable
 

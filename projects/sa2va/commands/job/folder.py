@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Iterator
 
 from sa2va_dpo.commands.run_record import annotation_hashes, folder_hashes, plain, withdraw
-from sa2va_dpo.commands.train import read_config
+from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_json, read_json, write_json, writing
