@@ -34,7 +34,7 @@ class Regime:
     rounds: int = 4
     wrong: float = 0.0
     cells: int | None = None
-    labelled_share: float | None = 0.5
+    labelled_share: float | None = None
     preference: dict = field(default_factory=lambda: anchored(0.0), hash=False)
     pairing: str = 'best'
     reference: str = 'initial'
@@ -77,7 +77,7 @@ def regimes() -> list[Regime]:
         (table[11], 'lr 3e-4', dict(lr=3e-4)), (table[13], 'lr 3e-4', dict(lr=3e-4)), (table[2], 'lr 3e-4', dict(lr=3e-4)),
         (table[6], 'lr 3e-4', dict(lr=3e-4)), (table[6], 'reference reset', dict(reference='round')),
         (table[6], 'components', dict(pairing='components')),
-        *((table[i], 'natural share', dict(labelled_share=None)) for i in (0, 1, 4, 6, 9, 11, 12, 14, 16)))]
+        *((table[i], 'half labelled', dict(labelled_share=0.5)) for i in (0, 1, 4, 6, 9, 11, 12, 14, 16)))]
     table += [
         Regime('all masks drawn', 'masks', lr=3e-4, zero=True),
         Regime('picks, 4 rounds', 'picks', lr=3e-4, zero=True),
