@@ -70,9 +70,15 @@ def _plot(out: Path, rows: list[dict]) -> None:
     for axis in axes.flat[len(panels):]:
         axis.remove()
     for axis, (data, k) in zip(axes.flat, panels):
-        def mean(name: str, key: str, data=data, k=k) -> float | None:
-            found = [r[key] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name)]
-            return float(np.mean(found)) if found else None
+        start = {r['seed']: r['dice'] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, 'start')}
+
+        def mean(name: str, key: str, data=data, k=k, start=start) -> float | None:
+            found = [r for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name) and r['seed'] in start]
+            if not found:
+                return None
+            if key == 'dice':  # by seed against its own start: recipes may have run on other seeds
+                return float(np.mean(list(start.values())) + np.mean([r['dice'] - start[r['seed']] for r in found]))
+            return float(np.mean([r[key] for r in found]))
 
         for name, label, style in (('start', 'k labelled', 'k:'), ('all masks drawn', 'all masks drawn', 'C1--'),
                                    ('consensus, 4 rounds, guard', 'consensus, nobody looks', 'C7-.')):
