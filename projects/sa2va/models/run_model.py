@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint
+from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint, read_again
 from .sa2va import Sa2VAModel, upsample_logits
 from .trainable import (checkpoint_activations, checkpointed_parts, normalise_switches, parameter_groups, set_trainable,
                         store_trainable_as)
@@ -65,6 +65,12 @@ class Sa2VARunModel(BaseModel):
         self.switches = set_trainable(self.policy, trainable)
         if trainable_dtype is not None:
             store_trainable_as(self.policy, _DTYPES[trainable_dtype], loaded)
+            source = self.policy.source
+            if trainable_dtype != 'bfloat16' and loaded == torch.bfloat16 and source is not None and device != 'meta' \
+                    and source.given == source.directory:
+                # Training starts from the stored numbers, not from what bfloat16 left of them.
+                read_again(self.policy, {name.replace('.base_layer.', '.') for name, p in self.policy.named_parameters()
+                                         if p.requires_grad and '.lora_' not in name}, _DTYPES[trainable_dtype])
         if activation_checkpointing is None:
             large = policy is None and is_released_size(checkpoint)
             activation_checkpointing = dict.fromkeys(checkpointed_parts(), large)

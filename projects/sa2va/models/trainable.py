@@ -223,6 +223,9 @@ def merge_adapters(policy: nn.Module) -> None:
         parent_name, _, leaf = name.rpartition('.')
         parent = policy.get_submodule(parent_name) if parent_name else policy
         setattr(parent, leaf, layer.get_base_layer())
+    for module in policy.modules():
+        # peft's note of the adapters it put below this module: it would warn at the next ones.
+        module.__dict__.pop('peft_config', None)
 
 
 def parameter_groups(policy: nn.Module, switches: Mapping[str, Mapping]) -> list[dict]:
