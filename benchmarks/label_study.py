@@ -55,7 +55,7 @@ def main() -> None:
     from benchmarks.study.regimes import BASE_STEPS, Regime, regimes
     from benchmarks.study.rounds import run_regime, score
     from benchmarks.study.splits import prepare_images
-    from sa2va_dpo.models.checkpoint.released import load_checkpoint
+    from sa2va_dpo.models.checkpoint import load_checkpoint
 
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     (args.out / 'runs').mkdir(parents=True, exist_ok=True)

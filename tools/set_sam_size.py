@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument('--size', type=int, required=True, help='side of the square SAM2 input, pixels; a multiple of 64')
     args = parser.parse_args()
     from sa2va_dpo.common.errors import InputError
-    from sa2va_dpo.models.checkpoint.released import copy_with_sam_size
+    from sa2va_dpo.models.checkpoint import copy_with_sam_size
 
     if not args.checkpoint.is_dir():
         raise InputError(f'{args.checkpoint}: no such checkpoint directory')

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .table import BALANCED, NORMALISED, anchored
+from .table import BALANCED, NORMALISED, supervised_and
 
 STEPS, BASE_STEPS = 200, 300
 
@@ -35,7 +35,7 @@ class Regime:
     wrong: float = 0.0
     cells: int | None = None
     labelled_share: float | None = None
-    preference: dict = field(default_factory=lambda: anchored(0.0), hash=False)
+    preference: dict = field(default_factory=lambda: supervised_and(0.0), hash=False)
     pairing: str = 'best'
     reference: str = 'initial'
     guard: bool = False
@@ -47,7 +47,7 @@ class Regime:
     zero: bool = False  # for k = 0 only
 
 
-SUPERVISED = anchored(0.0)
+SUPERVISED = supervised_and(0.0)
 
 
 def regimes() -> list[Regime]:
@@ -59,18 +59,20 @@ def regimes() -> list[Regime]:
         Regime('picks, 1 round', 'picks', rounds=1),
         Regime('picks, 4 rounds', 'picks'),
         Regime('picks, 8 rounds', 'picks', rounds=8),
-        Regime('picks, 4 rounds, normalised x 0.3', 'picks', preference=anchored(0.3, **NORMALISED), twin='picks, 4 rounds'),
-        Regime('picks, 4 rounds, balanced x 0.2', 'picks', preference=anchored(0.2, **BALANCED), twin='picks, 4 rounds'),
+        Regime('picks, 4 rounds, normalised x 0.3', 'picks', preference=supervised_and(0.3, **NORMALISED),
+               twin='picks, 4 rounds'),
+        Regime('picks, 4 rounds, balanced x 0.2', 'picks', preference=supervised_and(0.2, **BALANCED),
+               twin='picks, 4 rounds'),
         *(Regime(f'picks, 4 rounds, {wrong:.0%} wrong', 'picks', wrong=wrong) for wrong in (0.1, 0.2, 0.3)),
         Regime('region picks, 4 rounds', 'picks', cells=8),
-        Regime('region picks, 4 rounds, normalised x 0.3', 'picks', cells=8, preference=anchored(0.3, **NORMALISED),
+        Regime('region picks, 4 rounds, normalised x 0.3', 'picks', cells=8, preference=supervised_and(0.3, **NORMALISED),
                twin='region picks, 4 rounds'),
         Regime('consensus, 4 rounds', 'consensus'),
         Regime('consensus, 4 rounds, guard', 'consensus', guard=True),
         Regime('consensus mask, 4 rounds', 'consensus_mask'),
         Regime('picks, 4 rounds, guard', 'picks', guard=True),
     ]
-    normalised = anchored(0.3, **NORMALISED)
+    normalised = supervised_and(0.3, **NORMALISED)
     table += [replace(r, name=f'{r.name}, {label}', group='explore', twin=None, **change) for r, label, change in (
         (table[0], 'lr 3e-4', dict(lr=3e-4)), (table[1], 'lr 3e-4', dict(lr=3e-4)), (table[4], 'lr 3e-4', dict(lr=3e-4)),
         (table[4], 'a quarter labelled', dict(labelled_share=0.25)), (table[4], '10 candidates', dict(num_samples=10)),

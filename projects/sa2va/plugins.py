@@ -6,10 +6,10 @@ from sa2va_dpo.datasets import dpo_vessel_dataset, seg_dataset  # noqa: F401
 from sa2va_dpo.drawn import dataset as drawn_dataset  # noqa: F401
 from sa2va_dpo.engine import hooks, loops, optim, pair_validation  # noqa: F401
 from sa2va_dpo.evaluation import vessel_metric  # noqa: F401
-from sa2va_dpo.models import sa2va_dpo_model, sa2va_seg_model  # noqa: F401
+from sa2va_dpo.models import run_model, sa2va_dpo_model, sa2va_seg_model  # noqa: F401
 
 # XTuner configs build through its own registry; the same classes answer there under the same names.
-for _registry, _names in ((MODELS, ('Sa2VADPOModel', 'Sa2VASegModel')),
+for _registry, _names in ((MODELS, ('Sa2VADPOModel', 'Sa2VASegModel', 'Sa2VARunModel')),
                           (DATASETS, ('DPOVesselDataset', 'VesselSegDataset'))):
     for _name in _names:
         if BUILDER.get(_name) is None:

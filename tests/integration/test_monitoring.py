@@ -20,7 +20,8 @@ TRAINABLE = dict(sam2_neck='full', projector='full', mask_decoder='full')
 @pytest.fixture(scope='module')
 def model(micro_checkpoint):
     torch.manual_seed(0)
-    model = Sa2VADPOModel(str(micro_checkpoint), TRAINABLE, dict(reduction='balanced', beta=1.0, weight=0.2, sft_weight=1.0),
+    model = Sa2VADPOModel(str(micro_checkpoint), TRAINABLE,
+                          dict(reduction='balanced', beta=1.0, weight=0.2, supervised_weight=1.0),
                           score_size=64)
     with torch.no_grad():
         for parameter in model.policy.parameters():

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from sa2va_dpo.models.checkpoint.run import read_trained_tensors
+from sa2va_dpo.models.checkpoint import read_trained_tensors
 from sa2va_dpo.commands.train import main as train_main
 
 pytestmark = pytest.mark.integration
@@ -72,7 +72,7 @@ def test_resume_is_exact(run_config, finished_run, tmp_path):
 
 def test_counters_are_exact_after_a_new_best(finished_run):
     """mmengine 0.10.7 writes iter_2 a second time when it is the best so far, with a counter of 3."""
-    from sa2va_dpo.models.checkpoint.run import weights_only_loads
+    from sa2va_dpo.models.checkpoint import weights_only_loads
 
     history = json.loads((finished_run / 'val_history.json').read_text())
     assert history[1]['dice'] > 0, 'the case is only met when step 2 is a best'

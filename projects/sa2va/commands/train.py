@@ -50,13 +50,10 @@ def read_config(path: str, options: list[str]):
 def check_settings(cfg, path: str) -> None:
     """Check what can be checked without the checkpoint; raises InputError naming the config and the setting."""
     from sa2va_dpo.common.errors import InputError
-    from sa2va_dpo.models.sa2va_dpo_model import preference_config
-    from sa2va_dpo.models.trainable import normalise_switches
+    from sa2va_dpo.models.run_model import check_model
 
     try:
-        normalise_switches(cfg.model.trainable)
-        if 'preference' in cfg.model:
-            preference_config(cfg.model.preference, cfg.model.get('reference', 'initial'))
+        check_model(cfg.model)
     except ValueError as error:
         raise InputError(f'{path}: model.{error}') from None
 
@@ -91,7 +88,7 @@ def run(cfg) -> int:
     from mmengine.runner import FlexibleRunner
 
     from sa2va_dpo.caching.prepare import prepare
-    from sa2va_dpo.models.checkpoint.run import weights_only_loads
+    from sa2va_dpo.models.checkpoint import weights_only_loads
     from sa2va_dpo.engine.strategy import fit_to_machine
 
     lines = [fit_to_machine(cfg), *prepare(cfg)]

@@ -31,8 +31,8 @@ model = dict(
     preference=dict(
         # The two regions of a disagreement averaged separately; the guide's mean over all pixels moves next to nothing.
         beta=beta, label_smoothing=label_smoothing, reduction='balanced', weight=1.0,
-        # The anchor: without it preference learning collapses masks; its clDice keeps thin vessels connected.
-        sft_weight=1.0, sft_bce=2.0, sft_dice=0.5, sft_cldice=0.5),
+        # The supervised term: without it preference learning collapses masks; its clDice keeps thin vessels connected.
+        supervised_weight=1.0, supervised_bce=2.0, supervised_dice=0.5, supervised_cldice=0.5),
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.
     reference='initial',
     score_size=512)  # side of the square on which masks are scored, pixels; 1024 costs memory, see docs/method.md

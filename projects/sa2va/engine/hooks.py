@@ -10,7 +10,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from sa2va_dpo.datasets.annotations import write_json
-from sa2va_dpo.models.checkpoint.run import check_names
+from sa2va_dpo.models.checkpoint import check_names
 
 HISTORY_FILE = 'val_history.json'
 ALARM_FILE = 'alarms.json'
@@ -143,7 +143,7 @@ class PreferenceAlarmHook(Hook):
             runner.logger.error(
                 f'ALARM at iteration {runner.iter}: accuracy on the {where} pairs is {accuracy:.2f} ({self.first_accuracy:.2f} at '
                 f'first) while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the preferences and '
-                f'loses the masks: raise preference sft_weight, lower the learning rate, or stop '
+                f'loses the masks: raise preference supervised_weight, lower the learning rate, or stop '
                 f'(see docs/method.md)' + ('; stopping now' if self.stop else ''))
             if self.stop:
                 runner.train_loop.stop_training = True

@@ -12,6 +12,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
 from .candidates import Request, generator
 from .views import VIEWS
@@ -37,22 +38,13 @@ class Policies:
         """(policy, preprocessor), read at first use."""
         if checkpoint not in self._loaded:
             from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-            from sa2va_dpo.models.checkpoint.released import load_checkpoint
+            from sa2va_dpo.models.checkpoint import default_dtype, load_checkpoint
 
             path = checkpoint or self.model_path
-            device = self.device or _own_gpu()
-            # Small models gain nothing from bfloat16; large ones would not fit otherwise.
-            large = sum(file.stat().st_size for file in Path(path).glob('*.safetensors')) > 1e9
-            dtype = torch.bfloat16 if device.startswith('cuda') and large else torch.float32
-            self._loaded[checkpoint] = (load_checkpoint(path, dtype=dtype, device=device),
+            device = pick_device(self.device)
+            self._loaded[checkpoint] = (load_checkpoint(path, dtype=default_dtype(path, device), device=device),
                                         Sa2VAPreprocessor.from_pretrained(path))
         return self._loaded[checkpoint]
-
-
-def _own_gpu() -> str:
-    from sa2va_dpo.common.processes import local_rank
-
-    return f'cuda:{local_rank()}' if torch.cuda.is_available() else 'cpu'
 
 
 class PolicySampler:

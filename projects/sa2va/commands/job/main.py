@@ -159,7 +159,7 @@ def resize_start(inputs: Inputs, images: list, gt: str, work_dir: Path, args: ar
         InputError: a size was asked for and this checkpoint's cannot be changed.
     """
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT, FolderMasks
-    from sa2va_dpo.models.checkpoint.released import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+    from sa2va_dpo.models.checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
     from sa2va_dpo.inference.scoring import pick_device
     from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 
@@ -250,12 +250,11 @@ def choose_export(trained: float | None, start: float, handed_in: float) -> str:
 def evaluate(checkpoint: Path | str, images: list, gt: str, out_dir: Path, args: argparse.Namespace) -> dict:
     """Test metrics of a checkpoint directory (the start, or what was exported)."""
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT, FolderMasks, VesselSegDataset
-    from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
-    from sa2va_dpo.inference.scoring import evaluate_model, pick_device
+    from sa2va_dpo.inference.scoring import evaluate_model, load_for_inference, pick_device
 
     source = FolderMasks(str(images[0].parent), gt, prompt=args.prompt or DEFAULT_PROMPT,
                          stems=[image.stem for image in images])
-    model = Sa2VASegModel(str(checkpoint), trainable=dict(projector='full'))
+    model = load_for_inference(checkpoint)
     return evaluate_model(model, VesselSegDataset(source, str(checkpoint)), out_dir, device=pick_device(None), seed=args.seed)
 
 
