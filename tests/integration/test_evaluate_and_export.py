@@ -65,7 +65,7 @@ def test_deepspeed_directory(cli, run_config, tmp_path):
 
 
 def test_exported_model_answers_as_the_trained_one(run_dir, run_config, micro_checkpoint, draw_case, tmp_path):
-    from sa2va_dpo.commands.train import read_config
+    from sa2va_dpo.engine.config import read_config
 
     output = tmp_path / 'exported'
     assert export_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), str(output)]) == 0

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.base is not None:
         raise InputError('--base: belongs to the form ADAPTER OUTPUT; the config of a run names its checkpoint')
-    from .train import read_config
+    from sa2va_dpo.engine.config import read_config
 
     cfg = read_config(args.config, args.cfg_options)
     export_run(cfg, args.checkpoint, args.output, adapter=args.adapter)

@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     from sa2va_dpo.common.errors import InputError
-    from .train import read_config
+    from sa2va_dpo.engine.config import read_config, test_source
 
     if bool(args.images) != bool(args.gt):
         raise InputError('--images and --gt: give both, or neither for the data set of the config')
@@ -37,12 +37,15 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo.evaluation.report import format_summary
     from sa2va_dpo.models.checkpoint import load_trained_tensors
     from sa2va_dpo.models.run_model import inference_model
-    from sa2va_dpo.inference.scoring import evaluate_model, pick_device
+    from sa2va_dpo.common.processes import pick_device
+    from sa2va_dpo.inference.scoring import evaluate_model
 
-    dataset_cfg = cfg.test_dataloader.dataset
     if args.images:
-        dataset_cfg = dict(dataset_cfg, source=dict(
+        dataset_cfg = dict(cfg.test_dataloader.dataset, source=dict(
             type='FolderMasks', images_dir=args.images, gt_dir=args.gt, prompt=args.prompt or DEFAULT_PROMPT))
+    else:
+        dataset_cfg, line = test_source(cfg)
+        print(line)
     dataset = DATASETS.build(dataset_cfg)
     device = pick_device(args.device)
     model = inference_model(cfg.model, device)

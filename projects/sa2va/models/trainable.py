@@ -144,13 +144,17 @@ def checkpointed_parts(spec: Mapping[str, bool] | None = None) -> list[str]:
         ValueError: another part, or a value that is no bool.
     """
     for part, value in (spec or {}).items():
-        if part not in _LAYERED or not isinstance(value, bool):
+        if part not in _LAYERED or not (isinstance(value, bool) or value == 'auto'):
             raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '
-                             f'the values True and False')
+                             f'the values True, False and "auto"')
     return list(_LAYERED if spec is None else spec)
 
 
-def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
+# Parameters from which 'auto' recomputes activations: the smallest released Sa2VA has a thousand million, the tiny one ten.
+LARGE = 100_000_000
+
+
+def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool | str]) -> int:
     """Let the layers of some parts keep only their inputs for the backward pass and run again in it.
 
     Memory of activations falls to about one layer's, time grows by that part's forward pass. A part through which no
@@ -158,7 +162,8 @@ def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
 
     Args:
         policy: after :func:`set_trainable`.
-        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True or False.
+        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True, False, or ``'auto'``: True from ``LARGE`` parameters of the
+            whole policy on.
 
     Returns:
         The number of layers that do so.
@@ -167,6 +172,8 @@ def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
         ValueError: another part, or a value that is no bool.
     """
     checkpointed_parts(spec)
+    large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
+    spec = {part: large if value == 'auto' else value for part, value in spec.items()}
     moving = {part_of(name) for name, parameter in policy.named_parameters() if parameter.requires_grad}
     return policy.gradient_checkpointing_enable(
         [PARTS[part] for part, value in spec.items() if value and moving.intersection(_LAYERED[part])])
