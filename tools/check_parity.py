@@ -5,7 +5,6 @@ Prints name, max absolute difference, tolerance and verdict of every reference t
 2 for unusable input.
 """
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -19,13 +18,13 @@ def main() -> int:
     parser.add_argument('fixture_dir', help='folder in the format of the parity fixtures')
     parser.add_argument('--json', metavar='FILE', help='also write the rows there')
     args = parser.parse_args()
+    from sa2va_dpo.common.files import write_text
     from sa2va_dpo.parity import compare as parity
+
     rows = parity.check_fixture(args.fixture_dir)
     print(parity.report(rows))
     if args.json:
-        part = args.json + '.part'
-        Path(part).write_text(parity.as_json(rows))
-        os.replace(part, args.json)
+        write_text(args.json, parity.as_json(rows))
     return int(any(row.passed is False for row in rows))
 
 

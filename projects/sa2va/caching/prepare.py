@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,10 +15,11 @@ from mmengine.registry import DATASETS, MODELS
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
 from sa2va_dpo.models.sa2va_dpo_model import preference_config
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 from sa2va_dpo.models.trainable import normalise_switches
-from .build import Wish, batch_of, compute, fill, fill_one, local_rank, missing
+from .build import Wish, batch_of, compute, fill, fill_one, missing
 from .fingerprint import fingerprint, weights_digest
 from .kinds import KINDS, Kind, choose
 from sa2va_dpo.common.tensor_store import CacheStore, evict, size_of
@@ -58,8 +58,8 @@ def prepare(cfg: Config) -> list[str]:
     if not kinds:
         return ['cache: off, everything that could be cached is trained or drawn anew']
     wishes, maker, visits = _wishes(cfg, [kind.name for kind in kinds])
-    rank, world_size = local_rank()
-    model = _start_model(cfg, rank)
+    rank, processes = local_rank(), local_world_size()
+    model = _start_model(cfg)
     lines: list[str] = []
     with _precision(cfg, model):
         stores = _stores(cfg, kinds, model, maker, asked['dir'])
@@ -71,7 +71,7 @@ def prepare(cfg: Config) -> list[str]:
             store.hold()
         lines += _fit(stores, _sizes(model, maker, wishes, list(stores)), asked, rank)
         wishes = [(view, tuple(name for name in names if name in stores)) for view, names in wishes]
-        done = 0 if asked['lazy'] else fill(model.policy, maker, wishes, stores, rank, world_size)
+        done = 0 if asked['lazy'] else fill(model.policy, maker, wishes, stores, rank, processes)
     when = f'{to_compute} to be computed when they are first visited' if asked['lazy'] else f'{done} computed now'
     lines.append(f'cache: {", ".join(stores) or "nothing"} of {len(wishes)} views in {asked["dir"]}, {when}')
     if asked['lazy'] and to_compute:
@@ -137,7 +137,7 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     train = DATASETS.build(cfg.train_dataloader.dataset)
     length = cfg.train_cfg
     visits = math.ceil(length.max_epochs * len(train)) if length.get('max_iters') is None else (
-        length.max_iters * cfg.train_dataloader.batch_size * int(os.environ.get('WORLD_SIZE', 1)))
+        length.max_iters * cfg.train_dataloader.batch_size * world_size())
     wishes: list[Wish] = [(view, tuple(names)) for view in train.views()]
     for hook in cfg.get('custom_hooks') or []:
         if hook.get('type') == 'PairValidationHook':
@@ -150,12 +150,12 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     return [wish for wish in wishes if wish[1]], SampleMaker(train.pre), visits
 
 
-def _start_model(cfg: Config, rank: int) -> Sa2VASegModel:
+def _start_model(cfg: Config) -> Sa2VASegModel:
     """The model as training begins with it: same dtypes, same device, adapters at zero."""
     model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
         model = model.bfloat16()  # as DeepSpeed does
-    return model.to(f'cuda:{rank}' if torch.cuda.is_available() else 'cpu').eval()
+    return model.to(pick_device()).eval()
 
 
 def _precision(cfg: Config, model: Sa2VASegModel) -> ContextManager:

@@ -68,20 +68,27 @@ def writing(path: str | os.PathLike, beside: Path | None = None) -> Iterator[Non
     """
     try:
         yield
-    except OSError as error:
-        named = error.filename
-        if beside is not None and isinstance(named, (str, Path)) and not Path(named).is_relative_to(beside):
-            if Path(named) not in (Path(path), Path(path).parent):
-                raise read_problem(named, error) from error
-        raise write_problem(path, error) from error
     except InputError:
         raise
     except Exception as error:
-        code = _OS_ERROR.search(str(error))
-        if code is None:
+        cause = _behind(error)
+        if cause is None:
             raise
-        number = int(code.group(1))
-        raise write_problem(path, OSError(number, os.strerror(number))) from error
+        named = cause.filename
+        if beside is not None and isinstance(named, (str, Path)) and not Path(named).is_relative_to(beside) and (
+                Path(named) not in (Path(path), Path(path).parent)):
+            raise read_problem(named, cause) from error
+        raise write_problem(path, cause) from error
+
+
+def _behind(error: BaseException) -> OSError | None:
+    """The system's error that a library wrapped (torch chains it) or quoted (safetensors names its number)."""
+    if (code := _OS_ERROR.search(str(error))) is not None:
+        return OSError(int(code.group(1)), os.strerror(int(code.group(1))))
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def make_directory(path: str | os.PathLike) -> Path:
@@ -149,15 +156,45 @@ def new_directory(path: str | os.PathLike) -> Iterator[Path]:
         with writing(path, part):
             part.mkdir()
             yield part
-            for folder, _, names in os.walk(part):
-                for name in names:
-                    _flush(Path(folder) / name)
-                _flush_directory(Path(folder))
+            _flush_tree(part)
             # rename(2) replaces an empty directory in one step.
             os.replace(part, path)
             _flush_directory(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def publish(written: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Flush what lies at ``written`` (a file or a folder beside ``path``) and let it become ``path``.
+
+    A folder that is there already is moved out of the way first: between the two steps ``path`` does not exist.
+
+    Raises:
+        InputError: the disk would not have it.
+    """
+    written, path = Path(written), Path(path)
+    with writing(path):
+        if written.is_dir():
+            _flush_tree(written)
+        else:
+            _flush(written)
+        old = path.with_name(f'.{path.name}.old')
+        if path.is_dir() and not path.is_symlink():
+            remove(old)
+            os.replace(path, old)
+        os.replace(written, path)
+        _flush_directory(path.parent)
+        remove(old)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a file, a link or a folder with all that is in it; nothing if there is none. Links are not followed."""
+    path = Path(path)
+    with writing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def copy_file(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -186,6 +223,13 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_tree(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder) / name)
+        _flush_directory(Path(folder))
 
 
 def _flush_directory(path: Path) -> None:

@@ -1,7 +1,6 @@
 """The annotation files: one place that reads, checks and writes them."""
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json, write_json
 
 _PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
@@ -138,27 +138,10 @@ def write_segs(path: str | os.PathLike, records: Sequence[SegRecord]) -> None:
     write_json(path, [vars(record) for record in records])
 
 
-def write_json(path: str | os.PathLike, content) -> None:
-    """UTF-8 JSON, written beside and renamed."""
-    path = Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
-
-
 def _entries(path: str | os.PathLike):
     """(place for messages, record) of every element of the list in the file."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such annotation file: make it with scripts/generate_dpo_dataset.py') from None
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f'{path}: not valid JSON ({error}): correct the file or generate it again') from None
-    if not isinstance(content, list):
-        raise InputError(f'{path}: holds a {type(content).__name__}, must be a list of records')
+    content = read_json(path, 'correct the file or generate it again', 'make it with scripts/generate_dpo_dataset.py', kind=list)
     if not content:
         raise InputError(f'{path}: is an empty list: there is nothing to read')
     for index, entry in enumerate(content):
@@ -166,18 +149,6 @@ def _entries(path: str | os.PathLike):
         if not isinstance(entry, dict):
             raise InputError(f'{where}: is a {type(entry).__name__}, must be an object with named fields')
         yield where, entry
-
-
-def _no_duplicates(items: list[tuple[str, Any]]) -> dict:
-    entry = dict(items)
-    if len(entry) != len(items):
-        names = [name for name, _ in items]
-        raise ValueError(f'field {next(n for n in names if names.count(n) > 1)!r} stands twice in one record')
-    return entry
-
-
-def _no_constant(name: str):
-    raise ValueError(f'{name} is not a number')
 
 
 def _text(where: str, entry: dict, name: str) -> str:

@@ -1,7 +1,6 @@
 """COCO instance annotations -> one ground-truth mask per image."""
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json
 from .mask_io import write_mask
 
 
@@ -30,12 +30,7 @@ def read_coco(path: str | os.PathLike, categories: tuple[str, ...] | None = None
         InputError: not COCO JSON, or an annotation is bad; names the file, the annotation and the field.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file: check the path') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f'{path}: not valid JSON ({error}): export it again') from None
+    content = read_json(path, 'export it again')
     images, annotations = _list(path, content, 'images'), _list(path, content, 'annotations')
     keep = _category_ids(path, content, categories)
     found: dict = {}

@@ -9,10 +9,11 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import hash_file
 from .annotations import PairRecord, read_pairs, resolve
 from .draws import choose_in_turn, rng_of
 from .mask_io import read_image_rgb, read_mask
-from .samples import SampleMaker, View, digest_of_file
+from .samples import SampleMaker, View
 from .seg_dataset import jitter, preprocessor_of
 from .targets import flip, soft_target
 
@@ -77,7 +78,7 @@ class DPOVesselDataset(Dataset):
 
     def _view(self, record: PairRecord, horizontal: bool, vertical: bool, rng: np.random.Generator | None = None) -> View:
         path = resolve(self.data_root, record.image)
-        return View(lambda: digest_of_file(path), lambda: jitter(read_image_rgb(path), self.brightness, rng), record.prompt,
+        return View(lambda: hash_file(path), lambda: jitter(read_image_rgb(path), self.brightness, rng), record.prompt,
                     horizontal, vertical)
 
     def views(self) -> list[View]:

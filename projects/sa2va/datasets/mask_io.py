@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_bytes
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm')
 
@@ -104,16 +104,6 @@ def is_binary(grey: np.ndarray) -> bool:
 
 def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
     """Write a bool [H, W] mask as 8-bit PNG, 0 and 255; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # OpenCV encodes without holding the interpreter lock, so a pool of writers runs in parallel.
     _, content = cv2.imencode('.png', mask.astype(np.uint8) * 255)
-    handle, temporary = tempfile.mkstemp(suffix='.tmp', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(path, content.tobytes())

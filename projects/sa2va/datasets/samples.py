@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Callable, Mapping
 
 import numpy as np
@@ -40,18 +38,6 @@ class View:
 def digest_of_array(image: np.ndarray) -> str:
     """Of an image's pixels and shape."""
     return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-
-
-def digest_of_file(path: str | os.PathLike) -> str:
-    """Of a file's content; read again only when its size or time changes."""
-    status = os.stat(path)
-    return _digest_of_file(os.fspath(path), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=1 << 20)
-def _digest_of_file(path: str, size: int, time_ns: int) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 class SampleMaker:

@@ -1,26 +1,12 @@
 """Fit a run's config to the machine: DeepSpeed where there is a GPU, mmengine's plain strategies where there is none."""
 from __future__ import annotations
 
-import os
-import socket
 
 import torch
 from mmengine.config import Config
 
 from sa2va_dpo.common.errors import InputError
-
-
-def prepare_process_group_env() -> None:
-    """Set the variables that a launcher would set, for a run of one process without one.
-
-    DeepSpeed looks for them and, where they are missing, wants MPI.
-    """
-    if 'RANK' in os.environ:
-        return
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+from sa2va_dpo.common.processes import local_rank, prepare_process_group_env, world_size
 
 
 def fit_to_machine(cfg: Config) -> str:
@@ -37,8 +23,8 @@ def fit_to_machine(cfg: Config) -> str:
     deepspeed = strategy['type'] == 'DeepSpeedStrategy'
     distributed = cfg.get('launcher', 'none') != 'none'
     gpus = torch.cuda.device_count()
-    if gpus and distributed and int(os.environ.get('LOCAL_RANK', 0)) >= gpus:
-        raise InputError(f'--nproc_per_node: local rank {os.environ["LOCAL_RANK"]} has no GPU, '
+    if gpus and distributed and local_rank() >= gpus:
+        raise InputError(f'--nproc_per_node: local rank {local_rank()} has no GPU, '
                          f'this machine has {gpus}: start at most {gpus} processes')
     if deepspeed and (gpus or cfg.get('deepspeed_on_cpu')):
         prepare_process_group_env()
@@ -69,7 +55,7 @@ def fit_to_machine(cfg: Config) -> str:
     # Parts that a mask does not depend on (other hypotheses' heads) get no gradient. mmengine would name a CUDA device.
     cfg.strategy = dict(type='DDPStrategy', model_wrapper=dict(
         type='MMDistributedDataParallel', find_unused_parameters=True, device_ids=None))
-    return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {os.environ["WORLD_SIZE"]} processes'
+    return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {world_size()} processes'
 
 
 def _skip_shared_memory_op() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.preprocess import DEFAULT_ANSWER, Sa2VAPreprocessor
 from sa2va_dpo.models.generate import generate
 from sa2va_dpo.models.checkpoint.released import load_checkpoint
@@ -55,7 +56,7 @@ class Predictor:
         Raises:
             InputError: the directory cannot be used; the message says why.
         """
-        device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        device = torch.device(pick_device(str(device) if device is not None else None, 'device'))
         dtype = dtype or (torch.bfloat16 if device.type == 'cuda' else torch.float32)
         preprocessor = Sa2VAPreprocessor.from_pretrained(checkpoint_dir)
         return cls(load_checkpoint(checkpoint_dir, dtype=dtype, device=device), preprocessor)

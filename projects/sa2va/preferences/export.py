@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, resolve
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import replacing
 
 ROWS_AT_ONCE = 16  # bounds memory: a row holds the encoded files of an image and two masks
 
@@ -37,16 +38,10 @@ def export_parquet(data_root: str | os.PathLike, out: str | os.PathLike, ann_fil
         images=List(Image()), prompt=Value('string'), chosen=Image(), rejected=Image(), score_chosen=Value('float64'),
         score_rejected=Value('float64'), iou_gap=Value('float64'), chosen_source=Value('string'),
         rejected_source=Value('string'), image_id=Value('string')))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + '.tmp')
-    try:
-        with pyarrow.parquet.ParquetWriter(temporary, features.arrow_schema) as writer:
-            for start in range(0, len(records), ROWS_AT_ONCE):
-                rows = [_row(record, data_root) for record in records[start:start + ROWS_AT_ONCE]]
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as temporary, pyarrow.parquet.ParquetWriter(temporary, features.arrow_schema) as writer:
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            rows = [_row(record, data_root) for record in records[start:start + ROWS_AT_ONCE]]
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
     return len(records)
 
 

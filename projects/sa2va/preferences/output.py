@@ -1,7 +1,6 @@
 """The data root that a run writes: who owns it, what is finished, and files that appear whole."""
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ import numpy as np
 
 from sa2va_dpo.datasets.mask_io import write_mask
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt', 'candidates')
@@ -23,16 +23,7 @@ logger = logging.getLogger(__name__)
 
 def digest(paths: Sequence[Path | None]) -> str:
     """Of the contents of files; notices an image or mask that was corrected between two runs."""
-    total = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        if path is not None:
-            try:
-                with open(path, 'rb') as file:
-                    total.update(hashlib.file_digest(file, 'blake2b').digest())
-            except OSError as error:
-                raise InputError(f'{path}: cannot be read ({error.strerror}): check the path and its permissions') from None
-        total.update(b'|')
-    return total.hexdigest()
+    return hash_files(paths)
 
 
 class DataRoot:
@@ -104,8 +95,7 @@ class DataRoot:
         except OSError as error:
             raise InputError(f'--output_dir {self.root}: cannot be made ({error}): choose another folder') from None
         for name in FOLDERS:
-            for left in (self.root / name).glob('*.tmp'):
-                left.unlink()
+            remove_leftovers(self.root / name)
 
     def clear(self) -> None:
         """Remove everything that a run writes."""
@@ -152,7 +142,6 @@ class DataRoot:
         """Copy an original image, or link it."""
         target = self.root / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + '.tmp')
         if link:
             try:
                 target.unlink(missing_ok=True)
@@ -160,8 +149,7 @@ class DataRoot:
                 return
             except OSError as error:
                 logger.warning('%s: cannot be linked (%s): copied', source, error.strerror)
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        copy_file(source, target)
 
     def write_masks(self, mask: np.ndarray, relatives: Sequence[str]) -> None:
         """Write one mask under all its names: one file, the further names are hard links where the disk has them."""
@@ -184,13 +172,7 @@ class Journal:
         lines = _lines(path) if path.is_file() else []
         if not lines or lines[0].get('fingerprint') != fingerprint:
             lines = [dict(fingerprint=fingerprint)]
-        temporary = path.with_name(path.name + '.tmp')
-        with open(temporary, 'w', encoding='utf-8') as file:
-            for line in lines:
-                file.write(json.dumps(line) + '\n')
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
         self._file = open(path, 'a', encoding='utf-8')
 
     def append(self, entry: dict) -> None:

@@ -12,6 +12,7 @@ from typing import Callable, Sequence
 import numpy as np
 import torch
 
+from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
 from .candidates import Request, generator
 from .views import VIEWS
@@ -42,19 +43,13 @@ class Policies:
             from sa2va_dpo.models.checkpoint.released import load_checkpoint
 
             path = checkpoint or self.model_path
-            device = self.device or _own_gpu()
+            device = pick_device(self.device)
             # Small models gain nothing from bfloat16; large ones would not fit otherwise.
             large = sum(file.stat().st_size for file in Path(path).glob('*.safetensors')) > 1e9
             dtype = torch.bfloat16 if device.startswith('cuda') and large else torch.float32
             self._loaded[checkpoint] = (load_checkpoint(path, dtype=dtype, device=device),
                                         Sa2VAPreprocessor.from_pretrained(path))
         return self._loaded[checkpoint]
-
-
-def _own_gpu() -> str:
-    from sa2va_dpo.common.processes import local_rank
-
-    return f'cuda:{local_rank()}' if torch.cuda.is_available() else 'cpu'
 
 
 class PolicySampler:

@@ -1,13 +1,13 @@
 """Decisions into the annotations that training reads."""
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import replace
 from typing import Mapping
 
 from sa2va_dpo.datasets.annotations import write_pairs
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import copy_file
 from .pairs import ReviewSet, exchange
 
 
@@ -39,17 +39,7 @@ def merge(review: ReviewSet, decisions: Mapping[str, str], reviewer: str) -> dic
         merged.append(record)
     if not merged:
         raise InputError(f'{review.journal(reviewer)}: {reviewer} has dropped every pair: nothing would be left')
-    try:
-        if not review.original.exists():
-            review.original.parent.mkdir(exist_ok=True)
-            temporary = review.original.with_name(review.original.name + '.tmp')
-            with open(temporary, 'wb') as file:
-                file.write(review.annotations.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, review.original)
-        write_pairs(review.annotations, merged)
-    except OSError as error:
-        raise InputError(f'{review.annotations}: cannot be written ({error.strerror}): '
-                         f'make {review.root} writable') from None
+    if not review.original.exists():
+        copy_file(review.annotations, review.original)
+    write_pairs(review.annotations, merged)
     return dict(counts)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from sa2va_dpo.engine import strategy as module
+from sa2va_dpo.common import processes
 from sa2va_dpo.engine.strategy import fit_to_machine
 from sa2va_dpo.common.errors import InputError
 
@@ -66,5 +66,5 @@ def test_environment_of_a_launcher_is_kept(gpus, monkeypatch):
     gpus(4)
     monkeypatch.setenv('RANK', '3')
     monkeypatch.setenv('MASTER_PORT', '1234')
-    module.prepare_process_group_env()
+    processes.prepare_process_group_env()
     assert os.environ['RANK'] == '3' and os.environ['MASTER_PORT'] == '1234'

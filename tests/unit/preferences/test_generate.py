@@ -120,7 +120,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(run, folders, tmp_path, mo
     journal = next(out.glob('*journal*'))
     journal.write_bytes(journal.read_bytes() + b'{"image": "scan')
     (out / 'masks').mkdir(exist_ok=True)
-    (out / 'masks' / 'tmp123.tmp').write_bytes(b'half')
+    (out / 'masks' / '.123-0123456789ab.part').write_bytes(b'half')
     before, again = list(done), []
     monkeypatch.setattr(Miner, 'mine', lambda self, item, pixels: again.append(item.image.name) or mine(self, item, pixels))
     run(val_fraction=0.3)

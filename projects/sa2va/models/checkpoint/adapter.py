@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json, write_json
 from sa2va_dpo.models.trainable import lora_layers
 from .store import read_safetensors
 
@@ -65,11 +66,11 @@ def write_adapter(model: nn.Module, directory: Path, base: str) -> None:
         config = dict(peft_type='LORA', base_model_name_or_path=base, inference_mode=True, bias='none', lora_dropout=0.0,
                       r=ranks[first], lora_alpha=alphas[first], target_modules=sorted(ranks),
                       rank_pattern=ranks, alpha_pattern=alphas, use_rslora=rslora.pop())
-        (directory / _CONFIG).write_text(json.dumps(config, indent=1) + '\n')
+        write_json(directory / _CONFIG, config)
         save_file(plain(factors), directory / _WEIGHTS, metadata={'format': 'pt'})
     if trained:
         save_file(plain(trained), directory / _TRAINED, metadata={'format': 'pt'})
-    (directory / _BASE).write_text(json.dumps(dict(checkpoint=base, shapes=_base_fingerprint(model)), indent=1) + '\n')
+    write_json(directory / _BASE, dict(checkpoint=base, shapes=_base_fingerprint(model)))
 
 
 @torch.no_grad()
@@ -83,10 +84,7 @@ def apply_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
         InputError: no adapter there, or a tensor that does not fit this model, named.
     """
     directory = Path(directory)
-    try:
-        base = json.loads((directory / _BASE).read_text())
-    except (OSError, ValueError):
-        raise InputError(f'{directory / _BASE}: missing or unreadable; give the directory of an adapter') from None
+    base = read_json(directory / _BASE, 'give the directory of an adapter', 'give the directory of an adapter', kind=dict)
     if base.get('shapes') != _base_fingerprint(model):
         raise InputError(f'{directory}: this adapter belongs to another model; put it on the checkpoint that it was '
                          f'trained from ({base.get("checkpoint")})')
@@ -94,7 +92,7 @@ def apply_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
     factors = {}
     if (directory / _CONFIG).is_file():
         try:
-            fields = json.loads((directory / _CONFIG).read_text())
+            fields = read_json(directory / _CONFIG, kind=dict)
             config = LoraConfig(**{k: fields[k] for k in ('r', 'lora_alpha', 'target_modules', 'rank_pattern',
                                                           'alpha_pattern', 'use_rslora')})
         except (ValueError, KeyError, TypeError) as error:

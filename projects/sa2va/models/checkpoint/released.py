@@ -5,10 +5,8 @@ is JSON, and ``.py`` files are only copied along.
 """
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from accelerate import init_empty_weights
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import new_directory, read_json, write_json
 from .adapter import apply_adapter, write_adapter
 from .initialise import initialise, initial_video_memory
 from .keys import KeyGroup, rename
@@ -35,15 +34,7 @@ _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_m
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise InputError(f'{path}: missing; give a directory in the released Sa2VA layout') from None
-    except (ValueError, OSError) as error:
-        raise InputError(f'{path}: not readable as JSON ({error}); repair or download it again') from None
-    if not isinstance(value, dict):
-        raise InputError(f'{path}: holds a {type(value).__name__}, must be a JSON object')
-    return value
+    return read_json(path, 'repair or download it again', 'give a directory in the released Sa2VA layout', kind=dict)
 
 
 def read_config(directory: str | os.PathLike) -> dict:
@@ -196,25 +187,6 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
     return model.eval().requires_grad_(requires_grad)
 
 
-@contextmanager
-def _new_directory(out_dir: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``out_dir`` only when everything has been written."""
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f'{out_dir}: exists and is not empty; give a new directory')
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o777 & ~umask)
-        if out_dir.exists():
-            out_dir.rmdir()
-        os.replace(part, out_dir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def _copy_others(source: Path, target: Path, skip: set[str]) -> None:
     for path in sorted(source.iterdir()):
         if path.name in skip or (path.name.startswith('.') and path.is_dir()):
@@ -277,7 +249,7 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
     if double:
         raise InputError(f'{store.directory}: holds {double[0]} beside {store.files[0]}; remove the one that is not to '
                          f'be exported, it would be stale')
-    with _new_directory(out_dir) as part:
+    with new_directory(out_dir) as part:
         write_like(store, part, tensor_of)
         _copy_others(store.directory, part, skip=weight_files(store))
 
@@ -305,9 +277,9 @@ def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike,
     if sam_size < 64 or sam_size % 64:
         raise InputError(f'sam_size: {sam_size} is no multiple of 64 pixels')
     dims = dict(_read_json(path), image_size=sam_size)
-    with _new_directory(out_dir) as part:
+    with new_directory(out_dir) as part:
         _copy_others(directory, part, skip={SAM2_DIMS})
-        (part / SAM2_DIMS).write_text(json.dumps(dims, indent=1) + '\n', encoding='utf-8')
+        write_json(part / SAM2_DIMS, dims)
     return out_dir
 
 
@@ -319,7 +291,7 @@ def export_adapter(model: Sa2VAModel, out_dir: str | os.PathLike) -> Path:
         model: with its LoRA layers in place and ``requires_grad`` as in training.
         out_dir: new or empty; it appears only when complete.
     """
-    with _new_directory(Path(out_dir)) as part:
+    with new_directory(Path(out_dir)) as part:
         write_adapter(model, part, str(model.source.directory) if model.source else '')
     return Path(out_dir)
 
@@ -376,12 +348,12 @@ def init_checkpoint(config: dict, sam2_dims: dict | None, tokenizer_dir: str | o
     state = model.state_dict()
     for group in key_groups(config, state):
         tensors.update(zip(group.released, group.dump([state[name] for name in group.ours])))
-    with _new_directory(out_dir) as part:
+    with new_directory(out_dir) as part:
         save_file({k: tensors[k].contiguous().clone() for k in sorted(tensors)}, part / 'model.safetensors',
                   metadata={'format': 'pt'})
-        (part / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        write_json(part / 'config.json', config, indent=2)
         if sam2_dims is not None:
-            (part / SAM2_DIMS).write_text(json.dumps(sam2_dims, indent=1) + '\n')
+            write_json(part / SAM2_DIMS, sam2_dims)
         for name in _TOKENIZER_FILES:
             if (tokenizer_dir / name).is_file():
                 shutil.copyfile(tokenizer_dir / name, part / name)

@@ -8,7 +8,6 @@ LoRA: Hu et al., arXiv 2106.09685: W + alpha / r * B A.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from .run import read_trained_tensors, weights_only_loads
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_json
 from .store import CheckpointStore
 from .released import read_config, write_directory_like
 
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     report = convert(args.pth, args.base, args.output, args.lora_alpha, args.rslora)
     if args.report:
-        Path(args.report).write_text(json.dumps(report, indent=1) + '\n')
+        write_json(args.report, report)
     for name, text in report['tensors'].items():
         if text != 'base':
             print(f'{name}: {text}')
