@@ -5,7 +5,7 @@ import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 from PIL import Image
 from tqdm import tqdm
@@ -29,7 +29,8 @@ _AHEAD = 3  # images read ahead of, and written behind, the one the policy works
 
 
 def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, images: Sequence[str | Path] | None = None,
-                   overwrite: bool = False, allow_empty: bool = False, frozen: SampleMaker | None = None) -> dict:
+                   overwrite: bool = False, allow_empty: bool = False, frozen: SampleMaker | None = None,
+                   truths: Mapping[Path, Path] | None = None) -> dict:
     """Write ``config.output_dir`` and return its report (see ``preferences/report.py``).
 
     Every image's result is on disk before the next but few; the same call after an interruption takes those over and
@@ -43,6 +44,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         overwrite: replace what an earlier run with other settings left in ``output_dir``.
         allow_empty: no pair at all is a result too, and ``dpo_annotations.json`` an empty list then.
         frozen: makes samples from caches of what is frozen in the policy.
+        truths: image -> its ground truth, for images and masks of any folder and name; None: by stem in ``config.gt_dir``.
 
     Raises:
         InputError: bad input, ``output_dir`` is not this run's, or no pair came out.
@@ -50,7 +52,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     predictions = Predictions(config.images_dir) if config.mode == 'from_predictions' else None
     folder = _image_folder(config)
     images = [Path(image) for image in images] if images is not None else list_images(folder)
-    matched, skipped = _match(images, config)
+    matched, skipped = _match(images, config) if truths is None else ([(image, truths[image]) for image in images], [])
     _check_headers(matched)
     val_names = _validation_names(matched, config)
     root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]))

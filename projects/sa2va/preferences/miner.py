@@ -186,11 +186,14 @@ class Miner:
 
     def _compare(self, kept: list[Candidate], evidence: Evidence) -> list[dict]:
         """What judges that decide nothing here would have said of every candidate."""
-        if not self.compared or not kept:
-            return [{} for _ in kept]
-        columns = {judge.name: judge.scores(kept, evidence) for judge in self.compared}
-        return [dict(compared={name: _number(round(float(column[i]), 6)) for name, column in columns.items()})
-                for i in range(len(kept))]
+        # The ground truth among the candidates would tell those that go by agreement where it is.
+        asked = [index for index, candidate in enumerate(kept) if candidate.source != 'ground_truth']
+        notes: list[dict] = [{} for _ in kept]
+        if self.compared and asked:
+            columns = {judge.name: judge.scores([kept[i] for i in asked], evidence) for judge in self.compared}
+            for place, index in enumerate(asked):
+                notes[index] = dict(compared={name: _number(round(float(column[place]), 6)) for name, column in columns.items()})
+        return notes
 
     def _candidates(self, context: Context) -> tuple[list[Candidate], int]:
         config = self.config

@@ -19,13 +19,29 @@ class Agreement:
     """Attributes:
         tau: mean over images; None where no image says anything.
         low, high: bounds of the percentile bootstrap over images at ``CONFIDENCE``; None below two images.
-        images: how many say something: two candidates that differ in IoU and in score.
+        taus: of each image that says something: two candidates that differ in IoU.
     """
 
     tau: float | None
     low: float | None
     high: float | None
-    images: int
+    taus: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, taus: Sequence[float], seed: int = 0) -> 'Agreement':
+        """From the tau of every image that says something."""
+        taus = tuple(round(float(tau), 6) for tau in taus)
+        if not taus:
+            return cls(None, None, None)
+        low = high = None
+        if len(taus) > 1:
+            means = np.random.default_rng(seed).choice(taus, (RESAMPLES, len(taus))).mean(1)
+            low, high = (round(float(q), 6) for q in np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+        return cls(round(float(np.mean(taus)), 6), low, high, taus)
+
+    @property
+    def images(self) -> int:
+        return len(self.taus)
 
     @property
     def trusted(self) -> bool:
@@ -39,7 +55,7 @@ class Agreement:
         return f'{self.tau:.2f}{interval} over {self.images} images'
 
     def to_json(self) -> dict:
-        return dict(asdict(self), trusted=self.trusted)
+        return dict(asdict(self), images=self.images, trusted=self.trusted)
 
 
 def agreement(ious: Sequence[Sequence[float]], scores: Sequence[Sequence[float | None]], seed: int = 0) -> Agreement:
@@ -57,13 +73,7 @@ def agreement(ious: Sequence[Sequence[float]], scores: Sequence[Sequence[float |
             # A judge that holds all candidates equal says nothing about their order.
             tau = kendalltau(*zip(*known)).statistic if len({s for _, s in known}) > 1 else 0.0
             taus.append(float(tau))
-    if not taus:
-        return Agreement(None, None, None, 0)
-    low = high = None
-    if len(taus) > 1:
-        means = np.random.default_rng(seed).choice(taus, (RESAMPLES, len(taus))).mean(1)
-        low, high = (round(float(q), 6) for q in np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
-    return Agreement(round(float(np.mean(taus)), 6), low, high, len(taus))
+    return Agreement.of(taus, seed)
 
 
 def agreement_of_entries(entries: Sequence[Mapping], seed: int = 0) -> dict[str, Agreement]:

@@ -28,7 +28,7 @@ def test_when_a_judge_is_trusted():
     # Half of the images one way, half the other: the mean may be above zero, the interval is not.
     torn = agreement([[1, 2, 3]] * 6, [[1, 2, 3]] * 4 + [[3, 2, 1]] * 2)
     assert torn.tau > 0 and torn.low < 0 and not torn.trusted
-    assert Agreement(0.4, None, None, 1).trusted and not Agreement(-0.4, None, None, 1).trusted
+    assert Agreement.of([0.4]).trusted and not Agreement.of([-0.4]).trusted
     assert str(good) == f'{good.tau:.2f} (95% interval {good.low:.2f} to {good.high:.2f}) over 5 images'
 
 
