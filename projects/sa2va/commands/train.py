@@ -94,15 +94,22 @@ def run(cfg) -> int:
     from mmengine.runner import FlexibleRunner
 
     from sa2va_dpo.caching.prepare import prepare
+    from sa2va_dpo.common.errors import WAITING
     from sa2va_dpo.models.checkpoint.run import weights_only_loads
+    from sa2va_dpo.engine.rounds import PicksWanted, install_rounds
     from sa2va_dpo.engine.strategy import fit_to_machine
 
-    lines = [fit_to_machine(cfg), *prepare(cfg)]
+    lines = [fit_to_machine(cfg), *install_rounds(cfg), *prepare(cfg)]
     runner = FlexibleRunner.from_cfg(cfg)
     for line in lines:
         runner.logger.info(line)
     with weights_only_loads():
-        runner.train()
+        try:
+            runner.train()
+        except PicksWanted as wanted:
+            runner.logger.info(f'waiting for people: {wanted}. Pick with: python tools/review.py --pick --data_root {wanted.root}; then '
+                               f'repeat this command with --resume')
+            return WAITING
     return 0
 
 

@@ -125,13 +125,13 @@ class RoundMiner:
         mined = Mined(record=dict(policy=self.digest))
         with in_eval_mode(model):
             agreements: dict[str, list[float]] = {}
-            if self.images.check:
+            if self.images.check and self.images.unlabelled:
                 report = self._pairs(self.settings.check_config, 'check', dict(self.images.check))
                 _collect(agreements, report)
             if self.images.labelled:
                 report = self._pairs(self.settings.labelled_config, 'labelled', dict(self.images.labelled))
                 _collect(agreements, report)
-                mined.record['labelled'] = _statistics(report, folder / 'labelled')
+                mined.record['labelled'] = _statistics(report, folder / 'labelled', scored=False)
                 mined.labelled = folder / 'labelled' if report['train_pairs'] else None
             phase('labelled mined')
             found = {name: Agreement.of(taus) for name, taus in agreements.items()}
@@ -157,15 +157,15 @@ class RoundMiner:
         images = list(truths)
         config = make(images_dir=str(images[0].parent), gt_dir=str(truths[images[0]].parent), **self._shared(name))
         return generate_pairs(config, self.policy, self.preprocessor, images, overwrite=True, allow_empty=True,
-                              frozen=self.frozen, truths=truths)
+                              frozen=self.frozen, truths=truths, quiet=True)
 
     def _unlabelled(self, mined: Mined) -> dict:
         images, settings = self.images.unlabelled, self.settings
         config = settings.unlabelled_config(images_dir=str(images[0].parent), gt_dir=settings.unlabelled_gt,
                                             **self._shared('unlabelled'))
         report = generate_pairs(config, self.policy, self.preprocessor, images, overwrite=True, allow_empty=True,
-                                frozen=self.frozen)
-        mined.record['unlabelled'] = _statistics(report, self.folder / 'unlabelled')
+                                frozen=self.frozen, quiet=True)
+        mined.record['unlabelled'] = _statistics(report, self.folder / 'unlabelled', scored=settings.judge != 'iou')
         return report
 
     def _people(self, mined: Mined) -> dict:
@@ -205,13 +205,19 @@ def _collect(agreements: dict[str, list[float]], report: Mapping) -> None:
         agreements.setdefault(name, []).extend(found['taus'])
 
 
-def _statistics(report: Mapping, root: Path) -> dict[str, Any]:
-    """What a report says about a round's images: how good candidates are by the judge and, where it is known, by IoU."""
+def _statistics(report: Mapping, root: Path, scored: bool) -> dict[str, Any]:
+    """What a report says about a round's images: how good candidates are by the judge and, where it is known, by IoU.
+
+    Args:
+        scored: the judge's scores say how good a mask is; a pick says which is best.
+    """
     images = report['images']
     record = dict(images=images, pairs=report['train_pairs'],
                   usable_share=1 - len(report['images_without_pairs']) / images if images else 0.0,
-                  **{name: report[name] for name in ('diversity', 'greedy_score', 'best_score')},
-                  best_of=report['candidates_per_image'] and report['candidates_per_image']['median'])
+                  diversity=report['diversity'],
+                  candidates=report['candidates_per_image'] and report['candidates_per_image']['median'])
+    if scored:
+        record.update({name: report[name] for name in ('greedy_score', 'best_score')})
     if report['chosen_agrees_with_ground_truth'] is not None:
         chosen: dict[str, list[float]] = {}
         for pair in read_pairs(root / 'dpo_annotations.json', root):

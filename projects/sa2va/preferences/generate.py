@@ -30,7 +30,7 @@ _AHEAD = 3  # images read ahead of, and written behind, the one the policy works
 
 def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, images: Sequence[str | Path] | None = None,
                    overwrite: bool = False, allow_empty: bool = False, frozen: SampleMaker | None = None,
-                   truths: Mapping[Path, Path] | None = None) -> dict:
+                   truths: Mapping[Path, Path] | None = None, quiet: bool = False) -> dict:
     """Write ``config.output_dir`` and return its report (see ``preferences/report.py``).
 
     Every image's result is on disk before the next but few; the same call after an interruption takes those over and
@@ -45,6 +45,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         allow_empty: no pair at all is a result too, and ``dpo_annotations.json`` an empty list then.
         frozen: makes samples from caches of what is frozen in the policy.
         truths: image -> its ground truth, for images and masks of any folder and name; None: by stem in ``config.gt_dir``.
+        quiet: print no report.
 
     Raises:
         InputError: bad input, ``output_dir`` is not this run's, or no pair came out.
@@ -65,7 +66,8 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         ranks.barrier()
         if ranks.rank() == 0:
             root.close()
-            print(f'{root.root}: finished before, nothing to do\n{format_report(report)}')
+            if not quiet:
+                print(f'{root.root}: finished before, nothing to do\n{format_report(report)}')
         return report
     policies = Policies(config.model_path, config.device, policy, preprocessor)
     if predictions is None:
@@ -75,7 +77,8 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         done = root.entries(digests)
         report = _finish(config, root, inputs, [done[item.image.name] for item in items], val_names,
                          [str(image) for image in skipped], allow_empty)
-        print(format_report(report))
+        if not quiet:
+            print(format_report(report))
     ranks.barrier()
     return root.finished(inputs)
 
