@@ -42,9 +42,17 @@ def main(argv: list[str] | None = None) -> int:
         print(line, flush=True)
 
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
+    from sa2va_dpo.common.errors import WAITING
+    from sa2va_dpo.engine.rounds import PicksWanted
     from sa2va_dpo.engine.runner import Sa2VARunner
 
-    Sa2VARunner.from_cfg(cfg).train()
+    runner = Sa2VARunner.from_cfg(cfg)
+    try:
+        runner.train()
+    except PicksWanted as wanted:
+        runner.logger.info(f'waiting for people: {wanted}. Pick with: python scripts/review_pairs.py --pick --data_root '
+                           f'{wanted.root} --reviewer NAME; then repeat this command with --resume')
+        return WAITING
     return 0
 
 
