@@ -13,8 +13,6 @@ from sa2va_dpo.common.files import hash_file
 from .annotations import PairRecord, read_pairs, resolve
 from .draws import choose_in_turn, rng_of
 from .mask_io import read_image_rgb, read_mask
-from .draws import choose_in_turn, rng_of
-from .mask_io import read_image_rgb, read_mask
 from .samples import SampleMaker, View
 from .seg_dataset import jitter, preprocessor_of
 from .targets import flip, soft_target

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Container
 
 import numpy as np
 
@@ -76,16 +77,21 @@ class Miner:
         config: of the run.
         predictions: masks on disk, ``None`` in mode generate.
         policies: loaded checkpoints.
+        held_out: names of images of which no candidate is made.
     """
 
-    def __init__(self, config: GenerateConfig, predictions: Predictions | None, policies: Policies) -> None:
-        self.config, self.predictions, self.policies = config, predictions, policies
+    def __init__(self, config: GenerateConfig, predictions: Predictions | None, policies: Policies,
+                 held_out: Container[str] = ()) -> None:
+        self.config, self.predictions, self.policies, self.held_out = config, predictions, policies, held_out
         self.sources, self.judge = config.build_sources(), config.build_judge()
         self.strategy = PAIRINGS.module_dict[config.pairing]()
 
     def mine(self, item: Item, pixels: Pixels) -> Mined:
-        """Pairs of one image; writes nothing."""
+        """Pairs of one image, none of one that is held out; writes nothing."""
         config, stem = self.config, item.image.stem
+        if item.image.name in self.held_out:
+            return Mined(dict(image=item.image.name, stem=stem, inputs=item.inputs, records=[], duplicates=0, dropped_gap=0,
+                              missing=[], candidates=[]), [], pixels.gt)
         context = Context(stem=stem, size=pixels.image.shape[:2], seed=config.seed, gt=pixels.gt, prompt=config.prompt)
         if self.predictions is None:
             context.sampler = PolicySampler(self.policies, pixels.image, stem, config.prompt, config.seed)

@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     report = generate_pairs(GenerateConfig(
         mode='generate', images_dir=str(train_images[0].parent), gt_dir=gt, output_dir=str(pairs),
         model_path=start, num_samples=args.num_samples, min_iou_gap=args.min_iou_gap,
-        max_pairs_per_image=args.max_pairs_per_image, val_fraction=args.val_fraction, seed=args.seed,
+        max_pairs_per_image=args.max_pairs_per_image, val_fraction=args.val_fraction, test_fraction=0, seed=args.seed,
         group_regex=args.group_regex, include_gt=not args.no_gt_candidate,
         **({'prompt': args.prompt} if args.prompt else {})), images=train_images)
 
