@@ -120,7 +120,7 @@ class RoundSettings:
         """A mining run of this one's settings; ``more`` says which images, where to, and by which policy."""
         return GenerateConfig(mode='generate', num_samples=self.num_samples, prompt=self.prompt, sources=self.sources,
                               max_candidate_iou=self.max_candidate_iou, max_pairs_per_image=self.max_pairs_per_image, link=True,
-                              val_fraction=0.0, **more)
+                              val_fraction=0.0, test_fraction=0.0, **more)
 
     def labelled_config(self, **more) -> GenerateConfig:
         """Pairs of labelled images: their mask against the policy's candidates, or those among themselves."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.registry import Registry
 
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
 from sa2va_dpo.common.errors import InputError
 from .judges import JUDGES, Mixture
 from .pairing import PAIRINGS
@@ -34,9 +35,11 @@ class GenerateConfig:
         num_samples: distinct candidates per image, the greedy mask among them; masks on disk are all used.
         min_iou_gap: smaller differences of the judge's scores make no pair.
         prompt: the question of every image.
-        seed: of perturbations, choices and the validation split.
+        seed: of perturbations, choices and the split.
         max_pairs_per_image: ``None`` keeps all.
-        val_fraction: share of the patients kept for validation.
+        val_fraction, test_fraction: shares of the patients kept for validation and for the test, of whom no pair is mined
+            for the test; at least one patient each. ``None`` is ``VAL_FRACTION`` and ``TEST_FRACTION`` with ground truth, 0
+            without: there would be nothing to score them by.
         group_regex: how a stem tells its patient (see ``patient_of``).
         source_images_dir: original images (``from_predictions``); ``None`` is the ``images`` folder beside ``gt_dir``.
         include_gt: the ground truth itself is a candidate.
@@ -65,7 +68,8 @@ class GenerateConfig:
     prompt: str = DEFAULT_PROMPT
     seed: int = 0
     max_pairs_per_image: int | None = None
-    val_fraction: float = 0.0
+    val_fraction: float | None = None
+    test_fraction: float | None = None
     group_regex: str | None = None
     source_images_dir: str | None = None
     include_gt: bool = False
@@ -82,6 +86,9 @@ class GenerateConfig:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        for name, default in (('val_fraction', VAL_FRACTION), ('test_fraction', TEST_FRACTION)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default if self.gt_dir is not None else 0.0)
         if self.mode not in MODES:
             raise InputError(f'--mode {self.mode}: must be one of {", ".join(MODES)}')
         if self.mode == 'generate' and not self.model_path:
@@ -93,9 +100,15 @@ class GenerateConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f'--{name} {value}: must be a whole number of at least {low}'
                                  + (': a pair needs two candidates' if name == 'num_samples' else ''))
-        for name in ('min_iou_gap', 'val_fraction'):
+        for name in ('min_iou_gap', 'val_fraction', 'test_fraction'):
             if not (math.isfinite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise InputError(f'--{name} {getattr(self, name)}: must be at least 0 and below 1')
+        if self.val_fraction + self.test_fraction >= 1:
+            raise InputError(f'--val_fraction {self.val_fraction} and --test_fraction {self.test_fraction}: leave nothing to '
+                             'train on: together they must be below 1')
+        if self.test_fraction and self.gt_dir is None:
+            raise InputError(f'--test_fraction {self.test_fraction}: without --gt_dir there is nothing to score a test by: leave '
+                             'it out')
         if not 0 < self.max_candidate_iou <= 1:
             raise InputError(f'--max_candidate_iou {self.max_candidate_iou}: must be above 0 and at most 1')
         if not self.prompt.strip():

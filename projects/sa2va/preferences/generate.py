@@ -11,16 +11,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
-from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth, patient_of, split_by_group
+from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth
 from sa2va_dpo.datasets.mask_io import list_images, write_mask
 from sa2va_dpo.datasets.samples import SampleMaker
+from sa2va_dpo.datasets.splits import Split, split_patients
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common import processes as ranks
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, check_size, read
 from .output import REPORT, DataRoot, Journal, digest
-from .report import format_report, summarise_pairs
+from .report import format_report, format_split, summarise_pairs
 from .sampler import Policies
 
 __all__ = ['GenerateConfig', 'generate_pairs', 'mine_images']
@@ -55,7 +56,8 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     images = [Path(image) for image in images] if images is not None else list_images(folder)
     matched, skipped = _match(images, config) if truths is None else ([(image, truths[image]) for image in images], [])
     _check_headers(matched)
-    val_names = _validation_names(matched, config)
+    split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction, config.seed,
+                           config.group_regex)
     root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]))
     root.refuse_sources([folder, config.images_dir, config.gt_dir, *{image.parent for image in images}])
     items = [Item(image, gt, digest([image, gt, *(predictions.files(image.stem).values() if predictions else ())]))
@@ -72,10 +74,13 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     policies = Policies(config.model_path, config.device, policy, preprocessor)
     if predictions is None:
         policies.get()  # a checkpoint that cannot be read must fail before the folder is claimed
-    mine_images(Miner(config, predictions, policies, frozen), items, root, inputs, overwrite)
+    if ranks.rank() == 0 and not quiet:
+        print(format_split(split.sizes(), split.note), flush=True)
+    miner = Miner(config, predictions, policies, frozen, held_out={image.name for image in split.test})
+    mine_images(miner, items, root, inputs, overwrite)
     if ranks.rank() == 0:
         done = root.entries(digests)
-        report = _finish(config, root, inputs, [done[item.image.name] for item in items], val_names,
+        report = _finish(config, root, inputs, [done[item.image.name] for item in items], split,
                          [str(image) for image in skipped], allow_empty)
         if not quiet:
             print(format_report(report))
@@ -144,13 +149,6 @@ def _check_headers(matched: Sequence[tuple[Path, Path | None]]) -> None:
             check_size(image, gt, *sizes)
 
 
-def _validation_names(matched: Sequence[tuple[Path, Path | None]], config: GenerateConfig) -> set[str]:
-    """File names of the validation images."""
-    _, held_out = split_by_group([image for image, _ in matched], config.val_fraction, config.seed,
-                                 key=lambda image: patient_of(image.stem, config.group_regex))
-    return {image.name for image in held_out}
-
-
 def _mine_all(work: Callable[[Item, Pixels], Mined], todo: Sequence[Item], root: DataRoot, link: bool,
               done: dict[str, dict]) -> None:
     """Mine images one after the other, reading the next and writing the last ones meanwhile."""
@@ -207,24 +205,27 @@ def _commit(item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journ
                          'then repeat the command') from None
 
 
-def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], val_names: set[str],
+def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], split: Split,
             skipped: list[str], allow_empty: bool) -> dict:
     """Write the annotation files and, last, the report that marks the run as finished."""
-    train = [record for entry in entries if entry['image'] not in val_names for record in entry['records']]
-    val = [record for entry in entries if entry['image'] in val_names for record in entry['records']]
-    report = summarise_pairs(train, val, entries, config, skipped)
+    val_names, test_names = ({image.name for image in part} for part in (split.val, split.test))
+    mined = [entry for entry in entries if entry['image'] not in test_names]
+    train = [record for entry in mined if entry['image'] not in val_names for record in entry['records']]
+    val = [record for entry in mined if entry['image'] in val_names for record in entry['records']]
+    report = summarise_pairs(train, val, mined, config, skipped, split)
     if not train and not allow_empty:
         root.clear()
-        raise InputError(f'{config.output_dir}: no training pair came out of {len(entries)} images '
+        raise InputError(f'{config.output_dir}: no training pair came out of {len(mined) - len(val_names)} images '
                          f'({report["pairs_dropped_for_gap"]} below --min_iou_gap {config.min_iou_gap}): '
                          'lower --min_iou_gap or raise --num_samples')
     write_pairs(root.root / 'dpo_annotations.json', [_record(record) for record in train])
     if val_names:
         write_pairs(root.root / 'dpo_annotations_val.json', [_record(record) for record in val])
-        if config.gt_dir is not None:
-            write_segs(root.root / 'val_annotations.json', [
-                SegRecord(f'images/{entry["image"]}', f'gt/{entry["stem"]}.png', config.prompt)
-                for entry in entries if entry['image'] in val_names])
+    if config.gt_dir is not None:
+        for names, file in ((val_names, 'val_annotations.json'), (test_names, 'test_annotations.json')):
+            if names:
+                write_segs(root.root / file, [SegRecord(f'images/{entry["image"]}', f'gt/{entry["stem"]}.png', config.prompt)
+                                              for entry in entries if entry['image'] in names])
     report.update(fingerprint=root.fingerprint, inputs=inputs)
     write_json(root.root / REPORT, report)
     root.close()

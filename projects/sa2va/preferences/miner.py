@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Container
 
 import numpy as np
 
@@ -83,18 +83,23 @@ class Miner:
         predictions: masks on disk, ``None`` in mode generate.
         policies: loaded checkpoints.
         frozen: makes samples from caches of what is frozen in the run's policy.
+        held_out: names of images of which no candidate is made.
     """
 
     def __init__(self, config: GenerateConfig, predictions: Predictions | None, policies: Policies,
-                 frozen: SampleMaker | None = None) -> None:
+                 frozen: SampleMaker | None = None, held_out: Container[str] = ()) -> None:
         self.config, self.predictions, self.policies, self.frozen = config, predictions, policies, frozen
+        self.held_out = held_out
         self.sources, self.judge = config.build_sources(), config.build_judge()
         self.compared = config.build_compared()
         self.strategy = PAIRINGS.module_dict[config.pairing]()
 
     def mine(self, item: Item, pixels: Pixels) -> Mined:
-        """Pairs of one image; writes nothing."""
+        """Pairs of one image, none of one that is held out; writes nothing."""
         config, stem = self.config, item.image.stem
+        if item.image.name in self.held_out:
+            return Mined(dict(image=item.image.name, stem=stem, inputs=item.inputs, records=[], duplicates=0, dropped_gap=0,
+                              missing=[], candidates=[]), [], pixels.gt)
         context, evidence = self._look(item, pixels)
         kept, duplicates = self._candidates(context)
         everything = [*kept, *self._composite(kept, evidence)]

@@ -16,7 +16,8 @@ from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, writ
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt', 'candidates')
-ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json', 'candidates.json')
+ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json', 'test_annotations.json',
+               'candidates.json')
 _JOURNAL = 'generation_journal.{rank}.jsonl'
 logger = logging.getLogger(__name__)
 
