@@ -26,7 +26,7 @@ from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 
 LONG_SIDE = 1200
-FOLDERS = dict(hrf='hrf', chase='chase_db1')
+FOLDERS = dict(hrf='hrf', chase='chase_db1', arcade='arcade')
 
 
 def prepare_images(data: str, seed: int, out: Path, shared: Path) -> tuple[Path, Path]:
@@ -47,7 +47,8 @@ def prepare_images(data: str, seed: int, out: Path, shared: Path) -> tuple[Path,
                     size = (round(label.shape[1] * factor), round(label.shape[0] * factor))
                     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
                     label = cv2.resize(label.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
-                cv2.imwrite(str(root / 'images' / f'{image.stem}.png'), pixels[..., ::-1])
+                grey = (pixels[..., :1] == pixels).all()
+                cv2.imwrite(str(root / 'images' / f'{image.stem}.png'), pixels[..., 0] if grey else pixels[..., ::-1])
                 write_mask(root / 'masks' / f'{image.stem}.png', label)
         (root / 'ready').touch()
     return root / 'images', root / 'masks'

@@ -4,7 +4,7 @@ from xtuner.registry import BUILDER
 
 from sa2va_dpo.datasets import dpo_vessel_dataset, seg_dataset  # noqa: F401
 from sa2va_dpo.drawn import dataset as drawn_dataset  # noqa: F401
-from sa2va_dpo.engine import hooks, loops, optim, pair_validation  # noqa: F401
+from sa2va_dpo.engine import checkpointing, hooks, loops, optim, pair_validation, sampling  # noqa: F401
 from sa2va_dpo.evaluation import vessel_metric  # noqa: F401
 from sa2va_dpo.models import sa2va_dpo_model, sa2va_seg_model  # noqa: F401
 

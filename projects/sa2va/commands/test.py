@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
     from sa2va_dpo.evaluation.report import format_summary
     from sa2va_dpo.models.checkpoint.run import load_trained_tensors
-    from sa2va_dpo.inference.scoring import evaluate_model, pick_device
+    from sa2va_dpo.common.processes import pick_device
+    from sa2va_dpo.inference.scoring import evaluate_model
 
     dataset_cfg = cfg.test_dataloader.dataset
     if args.images:

@@ -14,6 +14,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--data-root', metavar='DIR', help='output of the pair generator, likewise')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from CHECKPOINT, or from the last one in the work directory')
+    parser.add_argument('--overwrite', action='store_true', help='remove what another run left in the work directory')
     parser.add_argument('--seed', type=int, help='overrides the seed of the config')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
                         help='override settings, e.g. model.preference.beta=0.2 train_cfg.max_epochs=1')
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     # After parsing, so that --help and a mistyped flag answer at once.
     from sa2va_dpo.common.errors import InputError
     from sa2va_dpo.engine.paths import repoint
+    from .run_record import claim_training
 
     cfg = read_config(args.config, args.cfg_options)
     repoint(cfg, args.checkpoint, args.data_root)
@@ -79,7 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    os.makedirs(cfg.work_dir, exist_ok=True)
+    for line in claim_training(cfg, args.overwrite):
+        print(line, flush=True)
     if int(os.environ.get('RANK', 0)) == 0:
         # Before the machine's adaptations: this file starts the same run on any machine.
         cfg.dump(os.path.join(cfg.work_dir, 'config.py'))
@@ -101,3 +104,9 @@ def run(cfg) -> int:
     with weights_only_loads():
         runner.train()
     return 0
+
+
+if __name__ == '__main__':
+    from sa2va_dpo.common.errors import cli_main
+
+    cli_main(main)()

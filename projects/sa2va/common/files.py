@@ -156,15 +156,45 @@ def new_directory(path: str | os.PathLike) -> Iterator[Path]:
         with writing(path, part):
             part.mkdir()
             yield part
-            for folder, _, names in os.walk(part):
-                for name in names:
-                    _flush(Path(folder) / name)
-                _flush_directory(Path(folder))
+            _flush_tree(part)
             # rename(2) replaces an empty directory in one step.
             os.replace(part, path)
             _flush_directory(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def publish(written: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Flush what lies at ``written`` (a file or a folder beside ``path``) and let it become ``path``.
+
+    A folder that is there already is moved out of the way first: between the two steps ``path`` does not exist.
+
+    Raises:
+        InputError: the disk would not have it.
+    """
+    written, path = Path(written), Path(path)
+    with writing(path):
+        if written.is_dir():
+            _flush_tree(written)
+        else:
+            _flush(written)
+        old = path.with_name(f'.{path.name}.old')
+        if path.is_dir() and not path.is_symlink():
+            remove(old)
+            os.replace(path, old)
+        os.replace(written, path)
+        _flush_directory(path.parent)
+        remove(old)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a file, a link or a folder with all that is in it; nothing if there is none. Links are not followed."""
+    path = Path(path)
+    with writing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def copy_file(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -193,6 +223,13 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_tree(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder) / name)
+        _flush_directory(Path(folder))
 
 
 def _flush_directory(path: Path) -> None:

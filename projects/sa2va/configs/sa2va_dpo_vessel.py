@@ -41,7 +41,7 @@ model = dict(
 train_dataloader = dict(
     batch_size=1,
     num_workers=2,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='DrawSampler', shuffle=True),
     collate_fn=dict(type='dpo_collate', preprocessor=checkpoint),
     dataset=dict(
         type='DPOVesselDataset', data_root=data_root, preprocessor=checkpoint, score_size=512,

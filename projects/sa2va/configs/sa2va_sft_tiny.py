@@ -22,7 +22,7 @@ train_dataloader = dict(
     batch_size=batch_size,
     num_workers=14,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='DrawSampler', shuffle=True),
     collate_fn=dict(type='vessel_seg_collate', preprocessor=checkpoint),
     dataset=dict(
         type='VesselSegDataset', preprocessor=checkpoint, training=True, score_size=256, flip_prob=0.5,

@@ -8,10 +8,11 @@ from typing import Iterator, Sequence
 import numpy as np
 import torch
 from mmengine.registry import DATASETS, FUNCTIONS
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
 from .annotations import read_segs, resolve
+from .draws import rng_of
 from .ground_truth import match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask
 from .preprocess import Sa2VAPreprocessor
@@ -25,21 +26,6 @@ DEFAULT_PROMPT = '<image>Please segment the blood vessels.'
 def preprocessor_of(checkpoint: str) -> Sa2VAPreprocessor:
     """The preprocessor of a checkpoint directory; read once a process, data sets and collate functions share it."""
     return Sa2VAPreprocessor.from_pretrained(checkpoint)
-
-
-class Draws:
-    """Random numbers for augmentation that replay exactly when a resumed run skips the data it has seen.
-
-    One stream per (seed, worker, draw count): skipping an item advances the count as reading it does.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.count = seed, 0
-
-    def next(self) -> np.random.Generator:
-        worker = get_worker_info()
-        self.count += 1
-        return np.random.default_rng([self.seed, worker.id if worker else 0, self.count])
 
 
 @DATASETS.register_module()
@@ -104,7 +90,7 @@ class VesselSegDataset(Dataset):
         score_size: S; ``None`` is the SAM2 input size.
         flip_prob: probability of a horizontal and, independently, of a vertical flip (training only).
         brightness: training only; largest relative change of gain and gamma, 0 switches it off.
-        seed: of the augmentation.
+        seed: of the augmentation, which is a function of it and of the draw (``datasets/draws.py``).
         cache: kind -> folder of results that need not be computed (docs/speed.md); not for training.
 
     Raises:
@@ -121,7 +107,7 @@ class VesselSegDataset(Dataset):
         self.training = training
         self.score_size = score_size or self.pre.sam_size
         self.flip_prob, self.brightness = flip_prob, brightness
-        self.draws = Draws(seed)
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
@@ -140,7 +126,7 @@ class VesselSegDataset(Dataset):
         if not self.training:
             view = View(lambda: digest_of_array(image), lambda: image, item['prompt'])
             return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image)
-        rng = self.draws.next()
+        rng = rng_of(self.seed, index)
         image = jitter(image, self.brightness, rng)
         horizontal, vertical = rng.random(2) < self.flip_prob
         image, mask = flip(image, horizontal, vertical), flip(mask, horizontal, vertical)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -66,17 +66,17 @@ class VesselSegMetric(BaseMetric):
             ValueError: a sample without one of these or with masks that do not fit, naming the image.
         """
         for sample in data_samples:
-            if sample.get('image_id') is None:
-                raise ValueError('a data sample has no image_id')
-            image_id = str(sample['image_id'])
+            self.add(sample, score_sample(sample))
+
+    def add(self, sample: dict, scores: dict[str, float]) -> None:
+        """Take in one image that is scored already (:func:`score_sample`), and write its overlay."""
+        image_id = str(sample['image_id'])
+        if self.overlays:
             try:
-                pred, target = (_as_mask(sample, key) for key in ('pred_mask', 'gt_mask'))
-                scores = score_mask(pred, target)
-                if self.overlays:
-                    self._write_overlay(sample, image_id, pred, target, scores)
+                self._write_overlay(sample, image_id, _as_mask(sample, 'pred_mask'), _as_mask(sample, 'gt_mask'), scores)
             except ValueError as error:
                 raise ValueError(f'{image_id}: {error}') from None
-            self.results.append(dict(image_id=image_id, **scores))
+        self.results.append(dict(image_id=image_id, **scores))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Means over images of all metrics.
@@ -100,6 +100,23 @@ class VesselSegMetric(BaseMetric):
                 image = np.array(file.convert('RGB'))
         picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
         write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
+
+
+def score_sample(sample: dict, score: Callable[..., dict[str, float]] = score_mask) -> dict[str, float]:
+    """The scores of one predicted sample (see ``VesselSegMetric.process`` for its fields).
+
+    Args:
+        score: (predicted, true bool [H, W]) -> metric name -> value.
+
+    Raises:
+        ValueError: a field is missing or the masks do not fit; names the image.
+    """
+    if sample.get('image_id') is None:
+        raise ValueError('a data sample has no image_id')
+    try:
+        return score(_as_mask(sample, 'pred_mask'), _as_mask(sample, 'gt_mask'))
+    except ValueError as error:
+        raise ValueError(f"{sample['image_id']}: {error}") from None
 
 
 def _as_mask(sample: dict, key: str) -> np.ndarray:
