@@ -4,9 +4,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write a trained model in the released Hugging Face layout.')
+    parser = ArgumentParser(description='Write a trained model in the released Hugging Face layout.')
     parser.add_argument('config', help='the config of the run (its saved config.py)')
     parser.add_argument('checkpoint', help='iter_N.pth or best_*.pth, a file or a DeepSpeed directory')
     parser.add_argument('output', help='directory to write; must not exist')

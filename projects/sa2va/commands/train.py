@@ -5,9 +5,11 @@ import argparse
 import os
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train Sa2VA with a config of this repository.')
+    parser = ArgumentParser(description='Train Sa2VA with a config of this repository.')
     parser.add_argument('config', help='MMEngine config, such as projects/sa2va/configs/sa2va_dpo_vessel.py')
     parser.add_argument('--work-dir', help='where checkpoints and logs go (default: work_dirs/<config name>)')
     parser.add_argument('--checkpoint', metavar='DIR', help='start checkpoint, in place of the one in the config')
@@ -28,10 +30,12 @@ def read_config(path: str, options: list[str]):
     """The config with overrides applied; raises InputError naming the file or the option."""
     from mmengine.config import Config, DictAction
 
+    from sa2va_dpo.common.bundled import config_names, config_path
     from sa2va_dpo.common.errors import InputError
 
+    path = config_path(path)
     if not Path(path).is_file():
-        raise InputError(f'{path}: no such config file: the configs are in projects/sa2va/configs')
+        raise InputError(f'{path}: no such config file: give a path, or one of {", ".join(config_names())}')
     try:
         cfg = Config.fromfile(path)
     except InputError:
