@@ -4,9 +4,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Write a trained model in the released Hugging Face layout.',
         usage='%(prog)s CONFIG CHECKPOINT OUTPUT [--merge | --adapter] [--cfg-options KEY=VALUE ...]\n'
               '       %(prog)s ADAPTER OUTPUT [--merge] [--base DIR]')

@@ -4,11 +4,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Look at preference pairs in the browser and decide: accept, swap, drop, skip. Then --merge.')
     add = parser.add_argument
     add('--data_root', required=True, help='folder that scripts/generate_dpo_dataset.py wrote')

@@ -4,9 +4,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train Sa2VA with a config of this repository.')
+    parser = ArgumentParser(description='Train Sa2VA with a config of this repository.')
     parser.add_argument('config', help='MMEngine config, such as projects/sa2va/configs/sa2va_dpo_vessel.py')
     parser.add_argument('--work-dir', help='where checkpoints and logs go (default: work_dirs/<config name>)')
     parser.add_argument('--checkpoint', metavar='DIR', help='start checkpoint, in place of the one in the config')

@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.optional import extra
 from sa2va_dpo.common.processes import local_rank, prepare_process_group_env, world_size
 
 
@@ -17,7 +18,7 @@ def fit_to_machine(cfg: Config) -> str:
     accumulation. ``deepspeed_on_cpu=True`` keeps DeepSpeed over gloo, which the tests use.
 
     Raises:
-        InputError: a launcher asks for more processes than there are GPUs.
+        InputError: a launcher asks for more processes than there are GPUs, or DeepSpeed is asked for and not installed.
     """
     strategy = cfg.get('strategy', dict(type='SingleDeviceStrategy'))
     deepspeed = strategy['type'] == 'DeepSpeedStrategy'
@@ -27,10 +28,11 @@ def fit_to_machine(cfg: Config) -> str:
         raise InputError(f'--nproc_per_node: local rank {local_rank()} has no GPU, '
                          f'this machine has {gpus}: start at most {gpus} processes')
     if deepspeed and (gpus or cfg.get('deepspeed_on_cpu')):
-        prepare_process_group_env()
-        if not gpus:
+        with extra('train', 'strategy.type DeepSpeedStrategy'):
             import deepspeed as ds
 
+        prepare_process_group_env()
+        if not gpus:
             _skip_shared_memory_op()
             # mmengine would call torch.cuda.set_device; with a group already there it leaves that step out.
             ds.init_distributed(dist_backend='gloo', auto_mpi_discovery=False)

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import argparse
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 JUDGES = ('iou', 'expert', 'consensus', 'committee', 'predictions')
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Flags whose default depends on others are ``None`` until :func:`.settings.settings_from` fills them in."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='train_dpo_vessel.sh',
         description='Preference pairs, from the model itself or made before, DPO training, test before and after, export.')
     add = parser.add_argument

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from sa2va_dpo.common.bundled import bundled, config_path
 from sa2va_dpo.common.errors import InputError
 
-PACKAGE = Path(__file__).resolve().parents[2]
 TINY_CHECKPOINT = 'projects/sa2va/assets/tiny_sa2va'
 CONFIGS = 'projects/sa2va/configs'
 GUIDE_MODEL = 'models/sa2va_vessel_hf'
@@ -81,6 +81,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     """
     if bool(args.images) != bool(args.gt):
         raise InputError('--images and --gt: give both folders, or neither')
+    args.model, args.config = args.model and bundled(args.model), args.config and config_path(args.config)
     for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled'):
         value = getattr(args, flag)
         if value is not None and not Path(value).exists():
@@ -88,7 +89,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     _check_numbers(args)
     pairs = _pairs(args)
     images, gt, test_from = _test_images(args, pairs)
-    model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else _bundled(TINY_CHECKPOINT))
+    model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else bundled(TINY_CHECKPOINT))
     return JobSettings(
         model=model, images=images, gt=gt, pairs=pairs, test_from=test_from, config=args.config or _config(model, args),
         work_dir=Path(args.work_dir), sam_size=_sam_size(args.sam_size), gpus=args.gpus, seed=args.seed, prompt=args.prompt,
@@ -181,11 +182,6 @@ def _judge(args: argparse.Namespace, pairs: str | None) -> str:
 
 def _config(model: str, args: argparse.Namespace) -> str:
     name = 'sa2va_dpo_vessel'
-    if Path(model).resolve() == Path(_bundled(TINY_CHECKPOINT)).resolve():
+    if Path(model).resolve() == Path(bundled(TINY_CHECKPOINT)).resolve():
         name += '_tiny_own' if args.no_gt_candidate else '_tiny'
-    return _bundled(f'{CONFIGS}/{name}.py')
-
-
-def _bundled(path: str) -> str:
-    """A path below ``projects/sa2va``, as it is written in a checkout, else in the installed package."""
-    return path if Path(path).exists() else str(PACKAGE / Path(path).relative_to('projects/sa2va'))
+    return bundled(f'{CONFIGS}/{name}.py')
