@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from skimage.measure import label
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import resolve
@@ -20,6 +20,7 @@ from .pairs import FOLDER
 from .reviewers import reviewer_key
 
 FILE = 'candidates.json'
+MOST = 31  # who holds a region is one bit each of an int32
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def _image(where: str, entry: Any, root: Path) -> CandidateImage:
     listed = entry.get('candidates')
     if not isinstance(listed, list) or not listed:
         raise InputError(f'{where}: candidates must be a list of at least one mask')
+    if len(listed) > MOST:
+        raise InputError(f'{where}: has {len(listed)} candidates, at most {MOST} can be looked at: make fewer')
     candidates = []
     for number, item in enumerate(listed):
         place = f'{where}: candidate {number}'
@@ -209,29 +212,24 @@ def regions(masks: np.ndarray, smallest: int = 9) -> tuple[np.ndarray, int]:
     ``smallest`` pixels are not offered to a reviewer, who could not hit them: they stay 0.
 
     Args:
-        masks: bool [N, H, W], N at most 31.
+        masks: bool [N, H, W], N at most ``MOST``.
 
     Returns:
         int32 [H, W] with 0 where nothing is offered, else the region from 1 on (largest number: the second value).
     """
-    if len(masks) > 31:
-        raise ValueError(f'at most 31 masks, not {len(masks)}')
+    if len(masks) > MOST:
+        raise ValueError(f'at most {MOST} masks, not {len(masks)}')
     code = np.zeros(masks.shape[1:], np.int32)
     for index, mask in enumerate(masks):
         code |= mask.astype(np.int32) << index
-    labels = np.zeros(code.shape, np.int32)
-    count = 0
-    everybody = (1 << len(masks)) - 1
-    for value in np.unique(code):
-        if value in (0, everybody):
-            continue
-        number, found, facts, _ = cv2.connectedComponentsWithStats((code == value).astype(np.uint8), connectivity=8)
-        large = np.flatnonzero(facts[1:, cv2.CC_STAT_AREA] >= smallest) + 1
-        table = np.zeros(number, np.int32)
-        table[large] = np.arange(count + 1, count + 1 + len(large))
-        labels += table[found]
-        count += len(large)
-    return labels, count
+    code[code == (1 << len(masks)) - 1] = 0
+    labels = label(code, connectivity=2, background=0).astype(np.int32)
+    area = np.bincount(labels.ravel())
+    area[0] = 0
+    large = np.flatnonzero(area >= smallest)
+    table = np.zeros(len(area), np.int32)
+    table[large] = np.arange(1, len(large) + 1)
+    return table[labels], len(large)
 
 
 def compose(masks: np.ndarray, labels: np.ndarray, right: set[int], base: int | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Several reviewers joined: nobody is dropped, and who differ are listed."""
 import json
+import os
 import subprocess
 import sys
 
@@ -143,7 +144,7 @@ with Journal(review, 'A') as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
     journal.decide(ids[2], 'swap')
 '''
-    subprocess.run([sys.executable, '-c', code], check=True)
+    subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
     ids = list(review.records)
     assert read_decisions(review, 'A') == {ids[0]: 'accept', ids[2]: 'swap'}
 
