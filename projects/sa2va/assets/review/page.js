@@ -1,5 +1,5 @@
 // What the two pages share: going from item to item, side by side or one at a time, tools and keys.
-import { announce, banner, button, dialog, make, otherLang, post, say, Seen, setLang } from './ui.js';
+import { announce, banner, button, dialog, icon, make, otherLang, post, say, Seen, setLang } from './ui.js';
 import { View } from './view.js';
 
 const KEPT = 3, BLINK_MS = 600, NARROW = '(max-width: 760px)';
@@ -11,6 +11,7 @@ export class Page {
     Object.assign(this, { set, items: set.items, styles, style: styles[0], at: 0, data: null, single: null, framed: 0, waiting: false, been: [], kept: new Map(), seen: new Seen() });
     this.view = new View($('stage'));
     this.view.onZoom = scale => { const place = $('zoom'); if (place) place.textContent = say('zoom', { n: Math.round(scale * 100) }); };
+    this.view.onHold = on => this._bare(on);
     this.view.onTap = (panel, x, y) => this.tapped(panel, x, y);
     document.addEventListener('keydown', event => this._key(event));
     document.addEventListener('keyup', event => { if (event.key === ' ') this._bare(false); });
@@ -125,14 +126,14 @@ export class Page {
     return panel;
   }
 
-  // As many columns as make the pictures largest.
+  // As many columns as make the pictures largest; for a small gain the titles are not squeezed.
   _columns() {
     const stage = $('stage'), count = this.panels.length, { width, height } = this.data.item;
     let best = [0, 1];
     for (let columns = 1; columns <= count; columns++) {
       const rows = Math.ceil(count / columns);
       const scale = Math.min(stage.clientWidth / columns / width, (stage.clientHeight / rows - 44) / height);
-      if (scale > best[0] * 1.01) best = [scale, columns];
+      if (scale > best[0] * 1.08) best = [scale, columns];
     }
     stage.style.gridTemplateColumns = `repeat(${best[1]}, minmax(0, 1fr))`;
   }
@@ -150,10 +151,11 @@ export class Page {
     $('name').title = $('name').textContent;
     const goal = Math.min(all, this.set.clicks ?? all), done = this.items.filter(item => item.decision).length;
     $('progress').firstElementChild.style.width = `${goal ? Math.min(100, 100 * done / goal) : 100}%`;
-    const tool = (text, name, does, attributes = {}) => button(text, '', does, { title: say(name), 'aria-label': say(name), ...attributes });
+    const tool = (picture, name, does, attributes = {}) => button(icon(picture) ?? picture, '', does, { title: say(name), 'aria-label': say(name), ...attributes });
     $('tools').replaceChildren(
-      tool('◐', 'tool_style', () => this.nextStyle()), tool('⇄', 'tool_blink', () => this.blink()), tool('⤢', 'tool_fit', () => this.view.fit()),
-      ...this.tools(tool), tool('▦', 'tool_grid', () => this.overview()), tool('№', 'tool_jump', () => this.jump()),
+      tool('before', 'tool_before', () => this.step(-1)), tool('after', 'tool_after', () => this.step(1)),
+      tool('style', 'tool_style', () => this.nextStyle()), tool('blink', 'tool_blink', () => this.blink()), tool('fit', 'tool_fit', () => this.view.fit()),
+      ...this.tools(tool), tool('grid', 'tool_grid', () => this.overview()), tool('jump', 'tool_jump', () => this.jump()),
       tool(say('other'), 'tool_lang', () => { setLang(otherLang()); this.named(); this.draw(); }, { class: 'word' }), tool('?', 'tool_help', () => this.help()));
   }
   tools() { return []; }
@@ -197,6 +199,7 @@ export class Page {
     if (!this.single) this.look(...this.two());
     else this._blink(!this.timer);
     $('actions').replaceChildren(...this.actions());
+    this.view.draw();
   }
   _blink(on) {
     clearInterval(this.timer);
@@ -216,15 +219,16 @@ export class Page {
       if (going) for (const chip of document.querySelectorAll('[data-chip]')) chip.setAttribute('aria-pressed', chip.dataset.chip === String(shown));
       else $('actions').replaceChildren(...this.actions());
     } else this.draw();
+    this.view.draw();
   }
   aside() { this._blink(false); this.single = null; this.draw(); }
 
   chips() {
     if (!this.single) return [];
-    return [...this.sheets().filter(sheet => sheet.chip).map(sheet => button(sheet.chip, '', () => {
+    return [make('div', { class: 'group' }, ...this.sheets().filter(sheet => sheet.chip).map(sheet => button(sheet.chip, '', () => {
       this.look(sheet.id, this.single.shown === sheet.id ? this.single.other : this.single.shown);
     }, { 'data-chip': sheet.id, 'aria-pressed': String(sheet.id === this.single.shown), 'aria-label': sheet.title })),
-    button(say(this.timer ? 'blink_off' : 'blink_on'), 'x', () => this.blink()), button(say('back_to_grid'), 'Esc', () => this.aside())];
+    button(say(this.timer ? 'blink_off' : 'blink_on'), 'x', () => this.blink()), button(say('back_to_grid'), 'Esc', () => this.aside()))];
   }
 
   _bare(on) { if (this.view.bare !== on) { this.view.bare = on; this.view.draw(); } }

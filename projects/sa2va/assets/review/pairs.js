@@ -41,8 +41,8 @@ export class Pairs extends Page {
 
   tools(tool) {
     return [
-      ...(this.data?.item.gt ? [tool('◎', 'tool_gt', () => this.showTruth(), { 'aria-pressed': String(this.truth) })] : []),
-      ...(this.ended ? [] : [tool('✎', 'tool_note', () => this.note())])];
+      ...(this.data?.item.gt ? [tool('truth', 'tool_gt', () => this.showTruth(), { 'aria-pressed': String(this.truth) })] : []),
+      ...(this.ended ? [] : [tool('note', 'tool_note', () => this.note())])];
   }
   showTruth() { if (this.data?.item.gt) { this.truth = !this.truth; this.draw(); } }
 

@@ -37,6 +37,9 @@ export class Picks extends Page {
     this.framed = place;
     for (const panel of this.panels) panel.classList.toggle('framed', panel.sheet.id === place);
   }
+  // The candidate that is shown alone; none while two alternate, for nobody could tell which one a key would mean.
+  get still() { return this.single && !this.timer && typeof this.single.shown === 'number' ? this.single.shown : null; }
+
   move(by) {
     if (!this.count || this.aiming) return;
     if (this.single) {
@@ -49,10 +52,10 @@ export class Picks extends Page {
 
   actions() {
     if (this.ended) return [button(say('do_back'), 'b', () => this.back(), { id: 'do-back' })];
-    const shown = this.single && typeof this.single.shown === 'number' ? this.single.shown : null;
     if (this.aiming) return this.aiming.actions();
+    const shown = this.single && this.still;
     return [
-      ...(shown === null ? [] : [button(say('do_pick', { n: shown + 1 }), '↵', () => this.pick(shown), { class: 'main', id: 'do-shown' })]),
+      ...(shown === null || shown === undefined ? [] : [button(say('do_pick', { n: shown + 1 }), '↵', () => this.pick(shown), { class: 'main', id: 'do-shown' })]),
       button(say('do_none'), '0', () => this.decide({ pick: 'none' }), { id: 'do-none' }), button(say('do_equal'), 'e', () => this.decide({ pick: 'equal' }), { id: 'do-equal' }),
       button(say('do_regions'), 'r', () => this.aim(), { id: 'do-regions' }), button(say('do_back'), 'b', () => this.back(), { id: 'do-back' }), make('span', { class: 'space' }), ...this.chips(),
       ...(this.set.clicks === null ? [] : [make('small', { class: 'hint' }, say('budget_of', { n: this.items.filter(item => item.decision).length, all: Math.min(this.set.clicks, this.items.length) }))]),
@@ -86,6 +89,6 @@ export class Picks extends Page {
     const shared = { ArrowUp: () => this.move(-1), ArrowDown: () => this.move(1), r: () => this.aim() };
     if (this.aiming) return { ...shared, ...digits, 0: () => this.aiming.begin(null), Enter: () => this.aiming.use(), e: () => {}, b: () => this.aside() };
     return { ...shared, ...digits, 0: () => this.decide({ pick: 'none' }), e: () => this.decide({ pick: 'equal' }),
-      Enter: () => this.pick(this.single && typeof this.single.shown === 'number' ? this.single.shown : this.framed) };
+      Enter: () => { const place = this.single ? this.still : this.framed; if (place !== null) this.pick(place); } };
   }
 }

@@ -39,12 +39,12 @@ export class Regions {
     this.values = new Uint32Array(picture.data.buffer);
     for (let i = 0; i < this.values.length; i++) {
       const label = this.labels[i];
-      this.values[i] = label ? this._colour(label) : rest[i] ? colour(BOTH, 150) : 0;
+      this.values[i] = label ? this._colour(label) : rest[i] ? colour(BOTH, 130) : 0;
     }
     this.picture = picture;
     this.canvas.getContext('2d').putImageData(picture, 0, 0);
   }
-  _colour(region) { return this.on[region] ? colour(BLUE, 210) : colour(ORANGE, 190); }
+  _colour(region) { return this.on[region] ? colour(BLUE, 170) : colour(ORANGE, 150); }
 
   toggle(x, y) {
     const region = this.near(x, y);
@@ -95,8 +95,8 @@ export class Regions {
     const from = [...Array(this.data.item.candidates).keys()];
     return [
       button(say('do_done'), '↵', () => this.use(), { class: 'main', id: 'do-use' }), make('span', { class: 'hint' }, say('regions_help')),
-      ...from.map(place => button(String(place + 1), '', () => this.begin(place), { 'data-base': place, 'aria-pressed': String(place === this.base) })),
-      button(say('do_clear'), '0', () => this.begin(null), { 'data-base': 'null', 'aria-pressed': String(this.base === null) }),
+      make('div', { class: 'group' }, ...from.map(place => button(String(place + 1), '', () => this.begin(place), { 'data-base': place, 'aria-pressed': String(place === this.base) })),
+      button(say('do_clear'), '0', () => this.begin(null), { 'data-base': 'null', 'aria-pressed': String(this.base === null) })),
       make('span', { class: 'space' }), button(say('do_cancel'), 'Esc', () => this.page.aside(), { id: 'do-cancel' }), make('small', { id: 'zoom', class: 'hint' })];
   }
 }

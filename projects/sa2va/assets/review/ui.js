@@ -34,6 +34,23 @@ export function make(tag, attributes = {}, ...children) {
 export const button = (label, key, onclick, attributes = {}) =>
   make('button', { type: 'button', ...attributes, onclick: event => { event.currentTarget.blur(); onclick(); } }, label, key ? make('kbd', {}, key) : '');
 
+// Drawn, because not every phone has a letter for them.
+const ICONS = {
+  style: 'M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18M12 3v18M12 8l6-2M12 12h9M12 16l6 2', blink: 'M4 8h15l-4-4M20 16H5l4 4', fit: 'M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5',
+  grid: 'M4 4h6v6H4zM14 4h6v6h-6zM4 14h6v6H4zM14 14h6v6h-6z', jump: 'M5 9h14M5 15h14M10 4L8 20M16 4l-2 16', note: 'M4 20l1-4L16 5l3 3L8 19zM14 7l3 3',
+  before: 'M15 5l-7 7l7 7', after: 'M9 5l7 7l-7 7',
+  truth: 'M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18M12 8a4 4 0 1 0 0 8a4 4 0 1 0 0-8',
+};
+export function icon(name) {
+  if (!ICONS[name]) return null;
+  const space = 'http://www.w3.org/2000/svg', svg = document.createElementNS(space, 'svg'), path = document.createElementNS(space, 'path');
+  svg.setAttribute('viewBox', '0 0 24 24');
+  svg.setAttribute('aria-hidden', 'true');
+  path.setAttribute('d', ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
 export class Refused extends Error {
   constructor(status, message) { super(message); this.status = status; }
 }

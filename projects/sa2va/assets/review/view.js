@@ -1,5 +1,6 @@
 // Pictures and masks on canvases that zoom and move together. Knows nothing of pairs, candidates or servers.
 export const BLUE = [0, 190, 255], ORANGE = [255, 140, 0], BOTH = [225, 225, 225];
+const HOLD_MS = 450;
 const css = ([r, g, b], alpha = 1) => `rgb(${r} ${g} ${b} / ${alpha})`;
 
 // Pixels of a mask, its outline along pixel edges, and its coloured picture; the last two are made when first wanted.
@@ -58,13 +59,14 @@ export class Mask {
 // Panels that show the same image at the same place. One point of the image and one scale for all.
 export class View {
   constructor(stage) {
-    Object.assign(this, { stage, panels: [], width: 1, height: 1, scale: 1, x: 0, y: 0, bare: false, pointers: new Map(), onTap: null, onZoom: null });
+    Object.assign(this, { stage, panels: [], width: 1, height: 1, scale: 1, x: 0, y: 0, bare: false, pointers: new Map(), onTap: null, onHold: null, onZoom: null });
     this.resize = new ResizeObserver(() => this.fitted ? this.fit() : this.draw());
     stage.addEventListener('wheel', event => this._wheel(event), { passive: false });
     stage.addEventListener('pointerdown', event => this._down(event));
     window.addEventListener('pointermove', event => this._move(event));
     for (const name of ['pointerup', 'pointercancel']) window.addEventListener(name, event => this._up(event));
-    stage.addEventListener('dblclick', event => { if (event.target.closest('.port') && !this.aiming) this.zoomedIn ? this.fit() : this._at(event, 3); });
+    stage.addEventListener('contextmenu', event => { if (event.target.closest('.port')) event.preventDefault(); });
+    stage.addEventListener('dblclick', event => { if (event.target.closest('.port') && !document.body.classList.contains('aiming')) this.zoomedIn ? this.fit() : this._at(event, 3); });
   }
 
   // panels: elements with a .port and a property `layers`: what is drawn, see paint().
@@ -123,7 +125,8 @@ export class View {
     }
     const context = canvas.getContext('2d');
     context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.fillStyle = '#000';
+    context.fillRect(0, 0, canvas.width, canvas.height);
     context.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
     const large = this.scale * ratio > 2.5;
     context.imageSmoothingEnabled = !large;
@@ -142,7 +145,9 @@ export class View {
     for (const layer of layers) {
       if (layer.picture) context.drawImage(layer.picture, 0, 0);
       else if (layer.style === 'contour') {
-        for (const [width, colour] of [[3.2, 'rgb(0 0 0 / .6)'], [1.4, css(layer.colour)]]) {
+        // Thinner where the image is shown smaller than it is: else the outlines of thin vessels hide them.
+        const line = Math.min(1.5, Math.max(.75, this.scale));
+        for (const [width, colour] of [[line + 1.3, 'rgb(0 0 0 / .5)'], [line, css(layer.colour)]]) {
           context.lineWidth = width / this.scale;
           context.lineCap = 'square';
           context.strokeStyle = colour;
@@ -173,7 +178,17 @@ export class View {
     if (event.pointerType !== 'touch') event.preventDefault();
     const [port, x, y] = found;
     this.pointers.set(event.pointerId, { port, x, y, x0: x, y0: y, time: event.timeStamp, moved: this.pointers.size > 0 });
+    clearTimeout(this.held);
+    if (this.pointers.size === 1) this.held = setTimeout(() => this._hold(event.pointerId), HOLD_MS);
     if (this.pointers.size > 1) for (const pointer of this.pointers.values()) pointer.moved = true;
+  }
+
+  // A finger or the mouse kept still: the image without masks.
+  _hold(id) {
+    const pointer = this.pointers.get(id);
+    if (!pointer || pointer.moved || this.pointers.size > 1) return;
+    pointer.moved = this.holding = true;
+    this.onHold?.(true);
   }
 
   _move(event) {
@@ -187,7 +202,7 @@ export class View {
       this.x += (x - pointer.x) / 2;
       this.y += (y - pointer.y) / 2;
       if (before > 5 && after > 5) this.zoom(after / before, (x + other.x) / 2, (y + other.y) / 2);
-    } else if (pointer.moved && (event.pointerType !== 'touch' || this.zoomedIn || this.aiming)) {
+    } else if (pointer.moved && (event.pointerType !== 'touch' || this.zoomedIn)) {
       this.x += x - pointer.x;
       this.y += y - pointer.y;
       this.fitted = false;
@@ -200,6 +215,8 @@ export class View {
     const pointer = this.pointers.get(event.pointerId);
     if (!pointer) return;
     this.pointers.delete(event.pointerId);
+    clearTimeout(this.held);
+    if (this.holding) { this.holding = false; this.onHold?.(false); return; }
     if (event.type === 'pointerup' && !pointer.moved && event.timeStamp - pointer.time < 700) {
       this.onTap?.(pointer.port.closest('.panel'), (pointer.x - this.x) / this.scale, (pointer.y - this.y) / this.scale);
     }
