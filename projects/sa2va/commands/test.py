@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
     from sa2va_dpo.evaluation.report import format_summary
-    from sa2va_dpo.models.checkpoint import load_trained_tensors
-    from sa2va_dpo.models.run_model import inference_model
     from sa2va_dpo.common.processes import pick_device
     from sa2va_dpo.inference.scoring import evaluate_model
+    from sa2va_dpo.models.checkpoint import load_trained_tensors
+    from sa2va_dpo.models.run_model import inference_model
 
     if args.images:
         dataset_cfg = dict(cfg.test_dataloader.dataset, source=dict(

@@ -35,9 +35,8 @@ model = dict(
         # Supervised term: without it preference learning collapses masks; its clDice keeps thin vessels connected.
         supervised_weight=1.0, supervised_bce=2.0, supervised_dice=0.5, supervised_cldice=0.5),
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.
-    reference='initial',
-    # Layers keep their inputs only: about one more forward pass of the part, memory of one layer in place of all.
-    # 'auto': for released sizes, not for a small checkpoint.
-    activation_checkpointing=dict(llm='auto', vision='auto', sam2_encoder='auto'))
+    reference='initial')
+# Layers keep their inputs only, where the checkpoint has a released size: the memory of one layer in place of all, for about
+# one more forward pass of what is trained. model=dict(activation_checkpointing=dict()) switches it off, dict(llm=True) chooses.
 
 complete(_base_, globals())

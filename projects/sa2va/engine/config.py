@@ -98,6 +98,7 @@ def check(cfg: Config, path: str) -> None:
     Raises:
         InputError: naming the config and the setting.
     """
+    from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.models.run_model import check_model
 
     if 'model' not in cfg:

@@ -144,17 +144,13 @@ def checkpointed_parts(spec: Mapping[str, bool] | None = None) -> list[str]:
         ValueError: another part, or a value that is no bool.
     """
     for part, value in (spec or {}).items():
-        if part not in _LAYERED or not (isinstance(value, bool) or value == 'auto'):
+        if part not in _LAYERED or not isinstance(value, bool):
             raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '
-                             f'the values True, False and "auto"')
+                             f'the values True and False')
     return list(_LAYERED if spec is None else spec)
 
 
-# Parameters from which 'auto' recomputes activations: the smallest released Sa2VA has a thousand million, the tiny one ten.
-LARGE = 100_000_000
-
-
-def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool | str]) -> int:
+def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
     """Let the layers of some parts keep only their inputs for the backward pass and run again in it.
 
     Memory of activations falls to about one layer's, time grows by that part's forward pass. A part through which no
@@ -162,8 +158,7 @@ def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool | str]) ->
 
     Args:
         policy: after :func:`set_trainable`.
-        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True, False, or ``'auto'``: True from ``LARGE`` parameters of the
-            whole policy on.
+        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True or False.
 
     Returns:
         The number of layers that do so.
@@ -172,8 +167,6 @@ def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool | str]) ->
         ValueError: another part, or a value that is no bool.
     """
     checkpointed_parts(spec)
-    large = sum(parameter.numel() for parameter in policy.parameters()) >= LARGE
-    spec = {part: large if value == 'auto' else value for part, value in spec.items()}
     moving = {part_of(name) for name, parameter in policy.named_parameters() if parameter.requires_grad}
     return policy.gradient_checkpointing_enable(
         [PARTS[part] for part, value in spec.items() if value and moving.intersection(_LAYERED[part])])
@@ -230,9 +223,6 @@ def merge_adapters(policy: nn.Module) -> None:
         parent_name, _, leaf = name.rpartition('.')
         parent = policy.get_submodule(parent_name) if parent_name else policy
         setattr(parent, leaf, layer.get_base_layer())
-    for module in policy.modules():
-        # peft's note of the adapters it put below this module: it would warn at the next ones.
-        module.__dict__.pop('peft_config', None)
 
 
 def parameter_groups(policy: nn.Module, switches: Mapping[str, Mapping]) -> list[dict]:
