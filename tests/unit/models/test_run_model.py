@@ -34,7 +34,8 @@ def test_inference_has_nothing_trainable_and_an_empty_state(micro_checkpoint, ba
 
 
 @pytest.mark.parametrize('build', [
-    lambda c: Sa2VARunModel(c, RECIPE), lambda c: Sa2VASegModel(c, RECIPE), lambda c: Sa2VADPOModel(c, RECIPE, PREFERENCE)])
+    lambda path: Sa2VARunModel(path, RECIPE), lambda path: Sa2VASegModel(path, RECIPE),
+    lambda path: Sa2VADPOModel(path, RECIPE, PREFERENCE)])
 def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
     model = build(str(micro_checkpoint))
     wanted = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -43,7 +44,7 @@ def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
 
 
 @pytest.mark.parametrize('settings, words', [
-    (dict(type='Sa2VARunModel', trainabel=RECIPE), 'trainabel: Sa2VARunModel has no such setting; did you mean trainable?'),
+    (dict(type='Sa2VARunModel', trainabel=RECIPE), 'trainabel: Sa2VARunModel has no such setting; did you mean'),
     (dict(type='Sa2VARunModel', preference=PREFERENCE), 'preference: Sa2VARunModel has no such setting'),
     (dict(type='Sa2VARunModel', score_size=64), 'score_size: Sa2VARunModel has no such setting'),
     (dict(type='Sa2VARunModel', trainable_dtype='float32'), 'trainable_dtype: has no effect'),
@@ -55,11 +56,14 @@ def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
     (dict(type='Sa2VASegModel', trainable=RECIPE, reference='initial'), 'reference: Sa2VASegModel has no such setting'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, score_size=2.5), 'score_size: 2.5'),
     (dict(type='Sa2VASegModel', trainable=None), 'trainable: None means inference'),
-    (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=PREFERENCE, bce_weight=1.0), 'bce_weight: Sa2VADPOModel has no'),
-    (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=PREFERENCE, hypotheses='all'), 'hypotheses: Sa2VADPOModel has'),
+    (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=PREFERENCE, bce_weight=1.0),
+     'bce_weight: Sa2VADPOModel has no'),
+    (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=PREFERENCE, hypotheses='all'),
+     'hypotheses: Sa2VADPOModel has'),
     (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=PREFERENCE, reference='ema'), "reference: 'ema'"),
     (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=dict(betta=1)), 'unknown field betta'),
-    (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=dict(sft_weight=1)), 'sft_weight is called supervised_weight'),
+    (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=dict(sft_weight=1)),
+     'sft_weight is called supervised_weight'),
     (dict(type='Sa2VADPOModel', trainable=None, preference=PREFERENCE), 'trainable: None means inference'),
     (dict(type='Sa2VADPOModel', trainable=dict(lm='lora'), preference=PREFERENCE), 'unknown part lm'),
     (dict(type='Sa2VADPOModel', trainable=RECIPE, preference=PREFERENCE, activation_checkpointing=dict(decoder=True)),

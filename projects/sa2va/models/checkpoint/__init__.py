@@ -1,9 +1,9 @@
 """Every format of weights on disk, behind one door: other rooms import from here and read no weight file themselves.
 
-``layout`` (what a directory says about itself), ``reading``, ``exporting`` and ``new`` (the released Hugging Face layout, exact
-both ways), ``adapter`` (what was trained, on a base), ``run`` (what a training run saved), ``upstream_pth`` (what upstream's
-trainer saved). Nothing from a checkpoint is ever executed: weights are safetensors or ``weights_only`` pickles, configuration
-is JSON, and ``.py`` files are only copied along.
+``layout`` (what a directory says about itself), ``reading``, ``exporting`` and ``new`` (the released Hugging Face
+layout, exact both ways), ``adapter`` (what was trained, on a base), ``run`` (what a training run saved),
+``upstream_pth`` (what upstream's trainer saved). Nothing from a checkpoint is ever executed: weights are safetensors
+or ``weights_only`` pickles, configuration is JSON, and ``.py`` files are only copied along.
 """
 from .adapter import base_hash, check_base, export_adapter, load_adapter
 from .exporting import copy_with_sam_size, export_checkpoint

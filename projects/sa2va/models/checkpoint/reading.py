@@ -72,19 +72,19 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         directory: released Hugging Face layout (``sam2_dims.json`` overrides the SAM2 sizes), or an adapter, whose base
             is loaded and which is put on it.
         dtype: of all parameters.
-        device: where they go; ``'meta'`` reads no parameter (names and shapes are checked all the same): for a model that
-            says what was trained, and whose other tensors an export copies from file to file.
+        device: where they go; ``'meta'`` reads no parameter (names and shapes are checked all the same): for a model
+            that says what was trained, and whose other tensors an export copies from file to file.
         requires_grad: True opens every parameter; the default freezes all (see ``models/trainable.py``).
-        with_mllm: False leaves the language model and its vision tower on the disk (the model then takes only batches that
-            bring their [SEG] states); the names and shapes of their tensors are checked all the same. With an adapter they
-            are read first, for it may change them.
+        with_mllm: False leaves the language model and its vision tower on the disk (the model then takes only batches
+            that bring their [SEG] states); the names and shapes of their tensors are checked all the same. With an
+            adapter they are read first, for it may change them.
         merge: fold an adapter's LoRA factors into the weights, so that the tensors have the names of an untouched model
             and can be trained.
         base: the checkpoint of an adapter, where it is not at the recorded path.
 
     Raises:
-        InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an adapter
-            of another checkpoint.
+        InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an
+            adapter of another checkpoint.
     """
     directory = Path(directory)
     if is_adapter(directory):
