@@ -17,6 +17,10 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     Raises:
         InputError: no pair came out, or the pairs on disk are bad.
     """
+    if not state.images and settings.pairs is None:
+        say('no image has a mask: nothing can be validated or tested, the last checkpoint will be taken unseen')
+        state.pairs, state.validates = str(settings.work_dir / 'pairs'), False
+        return state
     if settings.pairs is not None:
         root = Path(settings.pairs)
         records = read_pairs(root / PAIRS_FILE, root)
