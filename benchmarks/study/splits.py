@@ -130,7 +130,7 @@ class Split:
             generate_pairs(GenerateConfig(
                 mode='generate', images_dir=str(self.images), gt_dir=str(self.masks), output_dir=str(root),
                 model_path=self.base, num_samples=self.num_samples, min_iou_gap=self.min_iou_gap, seed=self.seed,
-                judge=(judge,), device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
+                judge=(judge,), val_fraction=0, test_fraction=0, device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
         by_stem = {image.stem: image for image in self.train_images}
         return [dict(image=by_stem[Path(r['image']).stem], chosen=root / r['chosen_mask'], rejected=root / r['rejected_mask'],
                      chosen_iou=r['chosen_iou'], rejected_iou=r['rejected_iou'])

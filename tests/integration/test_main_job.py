@@ -19,7 +19,7 @@ def folders(make_folders, tmp_path_factory):
 
 def job(cli, folders, run_config, micro_checkpoint, work_dir, *options, code=0, **kwargs):
     images, gt = folders
-    return cli('-m', 'sa2va_dpo.commands.job.main', '--model', micro_checkpoint, '--images', images, '--gt', gt,
+    return cli('-m', 'sa2va_dpo', 'job', '--model', micro_checkpoint, '--images', images, '--gt', gt,
                '--config', run_config, '--work-dir', work_dir, '--min_iou_gap', '0.01', *options, code=code, **kwargs)
 
 
@@ -95,7 +95,7 @@ def tested_pairs(pair_root, make_folders, tmp_path_factory):
 
 
 def job_on_pairs(cli, pairs, run_config, micro_checkpoint, work_dir, *options, code=0):
-    return cli('-m', 'sa2va_dpo.commands.job.main', '--model', micro_checkpoint, '--pairs', pairs, '--config', run_config,
+    return cli('-m', 'sa2va_dpo', 'job', '--model', micro_checkpoint, '--pairs', pairs, '--config', run_config,
                '--sam_size', 'keep', '--work-dir', work_dir, *options, code=code)
 
 
@@ -178,7 +178,7 @@ def test_killed_in_training_it_goes_on_and_edited_annotations_are_refused(cli, f
     work_dir = tmp_path / 'w'
     options = ('--sam_size', 'keep', '--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=30',
                'train_cfg.val_interval=30', 'default_hooks.checkpoint.interval=2')
-    command = [sys.executable, '-m', 'sa2va_dpo.commands.job.main', '--model', micro_checkpoint, '--images', images, '--gt', gt,
+    command = [sys.executable, '-m', 'sa2va_dpo', 'job', '--model', micro_checkpoint, '--images', images, '--gt', gt,
                '--config', run_config, '--work-dir', work_dir, '--min_iou_gap', '0.01', *options]
     process = subprocess.Popen(list(map(str, command)), cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                start_new_session=True)
@@ -212,6 +212,6 @@ def test_killed_in_training_it_goes_on_and_edited_annotations_are_refused(cli, f
     (['--val_fraction', '1'], '--val_fraction 1: must be above 0 and below 1'),
 ])
 def test_bad_input_is_one_line(cli, tmp_path, options, words):
-    run = cli('-m', 'sa2va_dpo.commands.job.main', '--work-dir', tmp_path / 'w', *options, code=2)
+    run = cli('-m', 'sa2va_dpo', 'job', '--work-dir', tmp_path / 'w', *options, code=2)
     assert words in run.stderr and 'Traceback' not in run.stderr
     assert not (tmp_path / 'w').exists()

@@ -92,6 +92,8 @@ def _fill_lazily(cfg: Config, model: Sa2VARunModel, maker: SampleMaker, wishes: 
         names[view.key()] = tuple(dict.fromkeys((*names.get(view.key(), ()), *wanted)))
 
     def fill_view(view) -> None:
+        if view.key() not in names:  # mining asks for images that training never visits
+            return
         with _precision(cfg, model):
             fill_one(model.policy, maker, (view, names[view.key()]), stores)
 
@@ -113,7 +115,7 @@ def _settings(cfg: Config) -> dict | None:
             if (cfg.get(name) or {}).get('num_workers', 0):
                 raise InputError(f'cache.lazy: {name}.num_workers is {cfg[name].num_workers}, and workers have no model to '
                                  f'compute with: set it to 0, or cache.lazy=False')
-    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset):
+    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset, 'RoundPairs'):
         raise InputError(f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
                          f'set cache=None')
     return asked
@@ -123,7 +125,9 @@ def _kinds(cfg: Config, items) -> list[Kind]:
     model = cfg.model
     trainable = 'all' if model.trainable == 'all' else normalise_switches(model.trainable)
     reference = model.get('reference', 'initial')
-    has_reference = preference_config(model.preference, reference).use_reference
+    # A reference that moves with the rounds has no logits that last.
+    moves = (cfg.get('rounds') or {}).get('reference') == 'round'
+    has_reference = preference_config(model.preference, reference).use_reference and not moves
     kinds = choose(items, trainable, has_reference, cfg.train_dataloader.dataset.get('brightness', 0.0))
     if reference == 'stored' and has_reference and KINDS['reference_low_res'] not in kinds:
         raise InputError('model.reference: "stored" needs reference_low_res among cache.items: add it, or set '
@@ -220,5 +224,6 @@ def _point(cfg: Config, stores: dict[str, CacheStore]) -> None:
         cfg.val_dataloader.dataset.cache = {name: path for name, path in folders.items() if name != 'reference_low_res'}
     if 'reference_low_res' in folders:
         cfg.model.reference = 'stored'
-    if 'seg_states' in folders:
+    # Mining asks for views that no cache holds.
+    if 'seg_states' in folders and not cfg.get('rounds'):
         cfg.model.with_mllm = False

@@ -4,20 +4,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Write a trained model in the released Hugging Face layout.',
         usage='%(prog)s CONFIG CHECKPOINT OUTPUT [--merge | --adapter] [--cfg-options KEY=VALUE ...]\n'
               '       %(prog)s ADAPTER OUTPUT [--merge] [--base DIR]')
     parser.add_argument('config', help='the config of the run (its saved config.py), or the directory of an adapter')
-    parser.add_argument('checkpoint', help='iter_N.pth or best_*.pth, a file or a DeepSpeed directory; none for an adapter')
+    parser.add_argument('checkpoint',
+                        help='iter_N.pth or best_*.pth, a file or a DeepSpeed directory; none for an adapter')
     parser.add_argument('output', nargs='?', help='directory to write; must not exist')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--merge', action='store_true', help='fold LoRA into the weights (the default)')
     form.add_argument('--adapter', action='store_true',
                       help='write only what was trained, as an adapter to put on the start checkpoint')
-    parser.add_argument('--base', metavar='DIR', help='the checkpoint of an adapter, where it is not at the recorded path')
+    parser.add_argument('--base', metavar='DIR',
+                        help='the checkpoint of an adapter, where it is not at the recorded path')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args(argv)
 
@@ -81,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         from sa2va_dpo.models.checkpoint import is_adapter
 
         if not is_adapter(args.config):
-            raise InputError(f'{args.config}: is no adapter directory; give CONFIG CHECKPOINT OUTPUT, or ADAPTER OUTPUT')
+            raise InputError(f'{args.config}: is no adapter directory; give CONFIG CHECKPOINT OUTPUT, or ADAPTER '
+                             f'OUTPUT')
         if args.adapter or args.cfg_options:
             raise InputError(f'{args.config}: is an adapter already; it can only be merged, without --adapter and '
                              f'--cfg-options')

@@ -17,7 +17,7 @@ from sa2va_dpo.common.processes import rank
 
 KIND = 'training'
 # What a training run writes into its work directory.
-OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json',
+OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json', 'rounds.json', 'rounds',
         '[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9]')
 # A run may go on for longer, validate and log at other times, and keep its caches elsewhere.
 FREE = tuple(f'config.{name}' for name in (

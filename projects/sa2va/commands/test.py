@@ -5,9 +5,11 @@ import argparse
 import json
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Score the masks of a checkpoint on images with ground truth.')
+    parser = ArgumentParser(description='Score the masks of a checkpoint on images with ground truth.')
     parser.add_argument('config', help='the config of the run (its saved config.py is the safest choice)')
     parser.add_argument('checkpoint', nargs='?',
                         help='iter_N.pth, a file or a DeepSpeed directory; without it the start checkpoint is scored')

@@ -4,9 +4,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train Sa2VA with a config of this repository.')
+    parser = ArgumentParser(description='Train Sa2VA with a config of this repository.')
     parser.add_argument('config', help='MMEngine config, such as projects/sa2va/configs/sa2va_dpo_vessel.py')
     parser.add_argument('--work-dir', help='where checkpoints and logs go (default: work_dirs/<config name>)')
     parser.add_argument('--checkpoint', metavar='DIR', help='start checkpoint, in place of the one in the config')
@@ -42,9 +44,17 @@ def main(argv: list[str] | None = None) -> int:
         print(line, flush=True)
 
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
+    from sa2va_dpo.common.errors import WAITING
+    from sa2va_dpo.engine.rounds import PicksWanted
     from sa2va_dpo.engine.runner import Sa2VARunner
 
-    Sa2VARunner.from_cfg(cfg).train()
+    runner = Sa2VARunner.from_cfg(cfg)
+    try:
+        runner.train()
+    except PicksWanted as wanted:
+        runner.logger.info(f'waiting for people: {wanted}. Pick with: python scripts/review_pairs.py --pick --data_root '
+                           f'{wanted.root} --reviewer NAME; then repeat this command with --resume')
+        return WAITING
     return 0
 
 

@@ -144,17 +144,3 @@ def _runs(where: str, text: str) -> list[int]:
     if shift or not runs:
         raise InputError(f'{where}: segmentation counts are cut short')
     return runs
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``scripts/coco_to_masks.py``."""
-    import argparse
-
-    parser = argparse.ArgumentParser(description='Write one ground-truth PNG per image of a COCO instance file.')
-    parser.add_argument('--coco', required=True, help='COCO JSON')
-    parser.add_argument('--output_dir', required=True, help='folder of masks, for --gt_dir')
-    parser.add_argument('--categories', nargs='+', help='names to keep (default: all)')
-    args = parser.parse_args(argv)
-    written = coco_to_masks(args.coco, args.output_dir, tuple(args.categories) if args.categories else None)
-    print(f'{len(written)} masks in {args.output_dir}')
-    return 0

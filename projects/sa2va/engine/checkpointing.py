@@ -180,6 +180,11 @@ class ExactCheckpointHook(CheckpointHook):
         check_names(model, {name.removeprefix('module.'): tensor for name, tensor in checkpoint['state_dict'].items()},
                     runner._load_from or 'the resumed checkpoint')
 
+    def write_now(self, runner) -> None:
+        """The checkpoint of the present iteration, whatever stood in its place (``engine/rounds.py``)."""
+        self._due = True
+        self._commit(runner, runner.iter)
+
     # -- on the way -------------------------------------------------------------------------------------------------
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:

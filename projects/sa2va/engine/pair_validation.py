@@ -61,12 +61,16 @@ class PairValidationHook(Hook):
         history = Path(runner.work_dir) / HISTORY_FILE
         if runner.iter > 0 and history.is_file():
             self.start = json.loads(history.read_text(encoding='utf-8'))[0]
-        if not isinstance(model, Sa2VADPOModel) or not isinstance(train, DPOVesselDataset):
+        if not isinstance(model, Sa2VADPOModel) or not hasattr(train, 'validation_pairs'):
             return
         self.dataset = train.validation_pairs(self.ann_file)
         if self.dataset is None:
             runner.logger.info(f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
                                'watches the training pairs (the generator writes them with --val_fraction above 0)')
+
+    def reference_changed(self, runner) -> None:
+        """Another reference from here on: what is kept of the former one goes (``engine/rounds.py``)."""
+        self._reference.clear()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         if metrics is None:

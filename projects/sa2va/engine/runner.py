@@ -12,6 +12,7 @@ from mmengine.runner import FlexibleRunner
 from sa2va_dpo.caching.prepare import prepare
 from sa2va_dpo.models.checkpoint import weights_only_loads
 from .config import derive, save
+from .rounds import install_rounds
 from .strategy import fit_to_machine
 
 
@@ -33,7 +34,7 @@ class Sa2VARunner(FlexibleRunner):
             os.makedirs(work_dir, exist_ok=True)
             # Before the machine's adaptations: this file starts the same run on any machine.
             save(cfg, Path(work_dir) / 'config.py')
-        lines += [fit_to_machine(cfg), *prepare(cfg)]
+        lines += [fit_to_machine(cfg), *install_rounds(cfg), *prepare(cfg)]
         runner = super().from_cfg(cfg)
         for line in lines:
             runner.logger.info(line)

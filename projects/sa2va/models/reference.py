@@ -79,8 +79,8 @@ class InitialPolicyReference(nn.Module):
 
     @torch.no_grad()
     def equals(self, policy: nn.Module) -> bool:
-        """Whether the policy, with dropout off, is the reference: every trained tensor equals its snapshot, and adapters
-        that are off in the reference add nothing (their B factors are zero)."""
+        """Whether the policy, with dropout off, is the reference: every trained tensor equals its snapshot, and
+        adapters that are off in the reference add nothing (their B factors are zero)."""
         live = dict(policy.named_parameters())
         if not all(torch.equal(tensor.to(live[name]), live[name]) for name, tensor in self._snapshot().items()):
             return False
@@ -153,9 +153,11 @@ class FrozenCopyReference(nn.Module):
             ValueError: a tensor is missing, unexpected or of another shape; names it.
         """
         copies = dict(self.copy.named_parameters())
-        odd = sorted(set(copies) ^ set(tensors)) + [n for n in tensors if n in copies and tensors[n].shape != copies[n].shape]
+        odd = sorted(set(copies) ^ set(tensors))
+        odd += [name for name in tensors if name in copies and tensors[name].shape != copies[name].shape]
         if odd:
-            raise ValueError(f'reference: {odd[0]} does not fit ({len(odd)} in all): these tensors belong to another model')
+            raise ValueError(f'reference: {odd[0]} does not fit ({len(odd)} in all): these tensors belong to another '
+                             f'model')
         for name, parameter in copies.items():
             parameter.copy_(tensors[name])
         self.version += 1
@@ -167,8 +169,8 @@ def _trainable(policy: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def digests(policy: nn.Module) -> dict[torch.dtype, dict[str, str]]:
-    """Hashes of every trainable tensor: of its bits, and of its bits once rounded to bfloat16, as DeepSpeed may do after
-    the model was built."""
+    """Hashes of every trainable tensor: of its bits, and of its bits once rounded to bfloat16, as DeepSpeed may do
+    after the model was built."""
     found: dict[torch.dtype, dict[str, str]] = {}
     for name, parameter in _trainable(policy).items():
         for dtype in {parameter.dtype, torch.bfloat16}:

@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint
+from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint, read_again
 from .sa2va import Sa2VAModel, upsample_logits
 from .trainable import (checkpoint_activations, checkpointed_parts, normalise_switches, parameter_groups, set_trainable,
                         store_trainable_as)
@@ -24,24 +24,28 @@ class Sa2VARunModel(BaseModel):
     """A Sa2VA checkpoint that predicts masks; its siblings with a loss build on it.
 
     Args:
-        checkpoint: directory in the released Hugging Face layout, or an adapter on one (merged where something is trained).
-        trainable: see :func:`sa2va_dpo.models.trainable.set_trainable`; ``None`` means inference: everything is frozen and
-            ``state_dict()`` is empty.
-        dtype: ``'float32'`` or ``'bfloat16'``: in which the weights are loaded. ``None``: float32 where something is trained,
-            else what :func:`sa2va_dpo.models.checkpoint.default_dtype` says. DeepSpeed's bf16 casts them anyway.
+        checkpoint: directory in the released Hugging Face layout, or an adapter on one (merged where something is
+            trained).
+        trainable: see :func:`sa2va_dpo.models.trainable.set_trainable`; ``None`` means inference: everything is
+            frozen and ``state_dict()`` is empty.
+        dtype: ``'float32'`` or ``'bfloat16'``: in which the weights are loaded. ``None``: float32 where something is
+            trained, else what :func:`sa2va_dpo.models.checkpoint.default_dtype` says. DeepSpeed's bf16 casts them
+            anyway.
         trainable_dtype: dtype in which trained tensors are kept; None: ``dtype``. ``dtype='bfloat16'`` with
-            ``trainable_dtype='float32'`` halves the memory of what is frozen while the optimiser's steps stay exact; the
-            policy then computes under bfloat16 autocast. For single-device strategies (DeepSpeed does this by itself).
+            ``trainable_dtype='float32'`` halves the memory of what is frozen while the optimiser's steps stay exact;
+            the policy then computes under bfloat16 autocast. For single-device strategies (DeepSpeed does this by
+            itself).
         activation_checkpointing: parts whose layers keep only their inputs for the backward pass, such as
-            ``dict(llm=True, sam2_encoder=True)``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`. ``None``:
-            every part of a checkpoint of released size, none of a small one.
+            ``dict(llm=True, sam2_encoder=True)``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`.
+            ``None``: every part of a checkpoint of released size, none of a small one.
         with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
             states (docs/speed.md).
         device: where the weights go as they are read, so that they never are in host memory as a whole.
         policy: a ``Sa2VAModel`` to use in place of the checkpoint's, for callers that made one in memory.
 
     Raises:
-        ValueError: an unknown setting or one without effect, named with the nearest known name, before anything is read.
+        ValueError: an unknown setting or one without effect, named with the nearest known name, before anything is
+            read.
         InputError: the checkpoint cannot be used.
     """
 
@@ -65,6 +69,12 @@ class Sa2VARunModel(BaseModel):
         self.switches = set_trainable(self.policy, trainable)
         if trainable_dtype is not None:
             store_trainable_as(self.policy, _DTYPES[trainable_dtype], loaded)
+            source = self.policy.source
+            if trainable_dtype != 'bfloat16' and loaded == torch.bfloat16 and source is not None and device != 'meta' \
+                    and source.given == source.directory:
+                # Training starts from the stored numbers, not from what bfloat16 left of them.
+                read_again(self.policy, {name.replace('.base_layer.', '.') for name, p in self.policy.named_parameters()
+                                         if p.requires_grad and '.lora_' not in name}, _DTYPES[trainable_dtype])
         if activation_checkpointing is None:
             large = policy is None and is_released_size(checkpoint)
             activation_checkpointing = dict.fromkeys(checkpointed_parts(), large)
@@ -89,8 +99,8 @@ class Sa2VARunModel(BaseModel):
         for name in settings:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                raise ValueError(f'{name}: {cls.__name__} has no such setting' + (f'; did you mean {near[0]}?' if near else
-                                 f'; it has {", ".join(known)}'))
+                hint = f'did you mean {near[0]}?' if near else f'it has {", ".join(known)}'
+                raise ValueError(f'{name}: {cls.__name__} has no such setting; {hint}')
         for name in ('dtype', 'trainable_dtype'):
             if settings.get(name) is not None and settings[name] not in _DTYPES:
                 raise ValueError(f'{name}: {settings[name]!r} is not one of {", ".join(_DTYPES)}')
@@ -167,7 +177,8 @@ def checked_score_size(score_size: int | None) -> int | None:
         ValueError: neither None nor a whole number of at least 1.
     """
     if score_size is not None and (isinstance(score_size, bool) or not isinstance(score_size, int) or score_size < 1):
-        raise ValueError(f'score_size: {score_size!r} must be a whole number of pixels, or None for the SAM2 input size')
+        raise ValueError(f'score_size: {score_size!r} must be a whole number of pixels, or None for the SAM2 input '
+                         f'size')
     return score_size
 
 

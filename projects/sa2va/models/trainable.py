@@ -138,7 +138,8 @@ _LAYERED: dict[str, tuple[str, ...]] = {
 
 
 def checkpointed_parts(spec: Mapping[str, bool] | None = None) -> list[str]:
-    """The parts of a specification for :func:`checkpoint_activations`, checked without a model; all there are by default.
+    """The parts of a specification for :func:`checkpoint_activations`, checked without a model; all there are by
+    default.
 
     Raises:
         ValueError: another part, or a value that is no bool.

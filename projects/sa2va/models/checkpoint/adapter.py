@@ -1,9 +1,9 @@
 """A trained model as a small adapter beside its start checkpoint, instead of a merged copy.
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are in peft's own format (LoRA factors under
-``base_model.model.<module>``); ``trained_tensors.safetensors`` holds the tensors that were trained fully, by their name in
-``Sa2VAModel``; ``base_checkpoint.json`` says what it belongs on: where that checkpoint was, a hash of its weights, and its
-names and shapes.
+``base_model.model.<module>``); ``trained_tensors.safetensors`` holds the tensors that were trained fully, by their
+name in ``Sa2VAModel``; ``base_checkpoint.json`` says what it belongs on: where that checkpoint was, a hash of its
+weights, and its names and shapes.
 """
 from __future__ import annotations
 
@@ -38,14 +38,19 @@ def _base_fingerprint(model: nn.Module) -> str:
 
 
 def base_hash(directory: str | os.PathLike) -> str:
-    """SHA-256, hex, of what makes a checkpoint the base of an adapter: size and evenly spread pieces of its weight files
-    (all of a small one), and its SAM2 sizes; of an adapter, its own files likewise.
+    """SHA-256, hex, of what makes a checkpoint the base of an adapter: size and evenly spread pieces of its weight
+    files (all of a small one), and its SAM2 sizes; of an adapter, its own files likewise and the hash of its base.
 
     The weights of released checkpoints are too large to be read a second time for a hash of every byte.
     """
     directory = Path(directory)
-    names = [_WEIGHTS, _TRAINED, ADAPTER_BASE] if is_adapter(directory) else [*CheckpointStore(directory).files, SAM2_DIMS]
     total = hashlib.sha256()
+    if is_adapter(directory):
+        names = [_WEIGHTS, _TRAINED]
+        # Of its record the hash alone: the path in it may be corrected.
+        total.update(str(json_object(directory / ADAPTER_BASE).get('weights')).encode())
+    else:
+        names = [*CheckpointStore(directory).files, SAM2_DIMS]
     for path in (directory / name for name in names):
         if not path.is_file():
             continue
@@ -63,12 +68,13 @@ def check_base(directory: str | os.PathLike, base: str | os.PathLike) -> None:
     """Raise InputError unless ``base`` is the checkpoint from which the adapter in ``directory`` was trained."""
     recorded = json_object(Path(directory) / ADAPTER_BASE)
     if recorded.get('weights') != base_hash(base):
-        raise InputError(f'{directory}: this adapter was trained from another checkpoint than {base} (its weights or its '
-                         f'{SAM2_DIMS} differ); give the one that was at {recorded.get("checkpoint")}')
+        raise InputError(f'{directory}: this adapter was trained from another checkpoint than {base} (its weights or '
+                         f'its {SAM2_DIMS} differ); give the one that was at {recorded.get("checkpoint")}')
 
 
 def export_adapter(model: nn.Module, out_dir: str | os.PathLike) -> Path:
-    """Write what was trained as an adapter, to be loaded like a checkpoint or put on its base with :func:`load_adapter`.
+    """Write what was trained as an adapter, to be loaded like a checkpoint or put on its base with
+    :func:`load_adapter`.
 
     Args:
         model: with its LoRA layers in place and ``requires_grad`` as in training.
@@ -114,8 +120,8 @@ def write_adapter(model: nn.Module, directory: Path, base: Path) -> None:
 
     if factors:
         first = next(iter(ranks))
-        config = dict(peft_type='LORA', base_model_name_or_path=str(base), inference_mode=True, bias='none', lora_dropout=0.0,
-                      r=ranks[first], lora_alpha=alphas[first], target_modules=sorted(ranks),
+        config = dict(peft_type='LORA', base_model_name_or_path=str(base), inference_mode=True, bias='none',
+                      lora_dropout=0.0, r=ranks[first], lora_alpha=alphas[first], target_modules=sorted(ranks),
                       rank_pattern=ranks, alpha_pattern=alphas, use_rslora=rslora.pop())
         write_json(directory / _CONFIG, config)
         save_file(plain(factors), directory / _WEIGHTS, metadata={'format': 'pt'})
@@ -138,7 +144,8 @@ def load_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
         InputError: no adapter there, or a tensor that does not fit this model, named.
     """
     directory = Path(directory)
-    base = read_json(directory / ADAPTER_BASE, 'give the directory of an adapter', 'give the directory of an adapter', kind=dict)
+    remedy = 'give the directory of an adapter'
+    base = read_json(directory / ADAPTER_BASE, remedy, remedy, kind=dict)
     if base.get('shapes') != _base_fingerprint(model):
         raise InputError(f'{directory}: this adapter belongs to another model; put it on the checkpoint that it was '
                          f'trained from ({base.get("checkpoint")})')

@@ -45,8 +45,9 @@ def recorded_base(directory: str | os.PathLike, base: str | os.PathLike | None =
     recorded = json_object(path).get('checkpoint')
     found = Path(base or recorded or '')
     if not (base or recorded) or not ((found / 'config.json').is_file() or is_adapter(found)):
-        raise InputError(f'{directory}: this adapter belongs on {recorded}, and there is no checkpoint at {found}: put it '
-                         f'back, give --base DIR to the export, or write where it is into the field checkpoint of {path}')
+        raise InputError(f'{directory}: this adapter belongs on {recorded}, and there is no checkpoint at {found}: put '
+                         f'it back, give --base DIR to the export, or write where it is into the field checkpoint of '
+                         f'{path}')
     return found
 
 
@@ -79,15 +80,19 @@ def read_config(directory: str | os.PathLike) -> dict:
 
 
 def read_sam2_dims(directory: str | os.PathLike) -> dict:
-    """SAM2 sizes: ``sam2_dims.json`` when it is there, else Hiera-Large at 1024 px (of an adapter: those of its base)."""
+    """SAM2 sizes: ``sam2_dims.json`` when it is there, else Hiera-Large at 1024 px (of an adapter: its base's)."""
     path = base_directory(directory) / SAM2_DIMS
     return complete_dims(json_object(path) if path.is_file() else None, str(path))
 
 
 def is_released_size(directory: str | os.PathLike) -> bool:
-    """Whether the weights of a checkpoint are larger than ``RELEASED_BYTES`` (the smallest released one has 2 GB)."""
-    return sum(path.stat().st_size for path in base_directory(directory).iterdir()
-               if path.suffix in ('.safetensors', '.bin')) > RELEASED_BYTES
+    """Whether the weights of a checkpoint are larger than ``RELEASED_BYTES`` (the smallest released one has 2 GB).
+
+    False where there is no directory: that is for the reading to say.
+    """
+    found = base_directory(directory)
+    files = found.iterdir() if found.is_dir() else ()
+    return sum(path.stat().st_size for path in files if path.suffix in ('.safetensors', '.bin')) > RELEASED_BYTES
 
 
 def default_dtype(directory: str | os.PathLike, device: str | torch.device) -> torch.dtype:

@@ -72,19 +72,19 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         directory: released Hugging Face layout (``sam2_dims.json`` overrides the SAM2 sizes), or an adapter, whose base
             is loaded and which is put on it.
         dtype: of all parameters.
-        device: where they go; ``'meta'`` reads no parameter (names and shapes are checked all the same): for a model that
-            says what was trained, and whose other tensors an export copies from file to file.
+        device: where they go; ``'meta'`` reads no parameter (names and shapes are checked all the same): for a model
+            that says what was trained, and whose other tensors an export copies from file to file.
         requires_grad: True opens every parameter; the default freezes all (see ``models/trainable.py``).
-        with_mllm: False leaves the language model and its vision tower on the disk (the model then takes only batches that
-            bring their [SEG] states); the names and shapes of their tensors are checked all the same. With an adapter they
-            are read first, for it may change them.
+        with_mllm: False leaves the language model and its vision tower on the disk (the model then takes only batches
+            that bring their [SEG] states); the names and shapes of their tensors are checked all the same. With an
+            adapter they are read first, for it may change them.
         merge: fold an adapter's LoRA factors into the weights, so that the tensors have the names of an untouched model
             and can be trained.
         base: the checkpoint of an adapter, where it is not at the recorded path.
 
     Raises:
-        InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an adapter
-            of another checkpoint.
+        InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an
+            adapter of another checkpoint.
     """
     directory = Path(directory)
     if is_adapter(directory):
@@ -127,15 +127,28 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
     return model.eval().requires_grad_(requires_grad)
 
 
+def read_again(model: Sa2VAModel, names: set[str], dtype: torch.dtype) -> None:
+    """Put parameters of a model that came from a whole checkpoint back to their stored values, in ``dtype``.
+
+    Args:
+        model: on any device; those of its parameters that are on the meta device are put on the CPU.
+        names: of an untouched model (without ``base_layer``).
+    """
+    live = {name.replace('.base_layer.', '.'): (name, tensor) for name, tensor in model.state_dict().items()
+            if '.lora_' not in name}
+    store = CheckpointStore(model.source.directory)
+    for group in key_groups(model.source.config, live):
+        if names.intersection(group.ours):
+            for name, tensor in zip(group.ours, group.load([store.read(key, dtype) for key in group.released])):
+                if name in names:
+                    path, old = live[name]
+                    assign(model, path, tensor if old.is_meta else tensor.to(old.device))
+    store.close()
+
+
 def _merge(model: Sa2VAModel) -> None:
     """Merge adapters; weights that were not read so far (``device='meta'``) are read first, in float32."""
     absent = {f'{name}.weight' for name, layer in lora_layers(model) if layer.get_base_layer().weight.is_meta}
     if absent:
-        plain = [name.replace('.base_layer.', '.') for name in model.state_dict() if '.lora_' not in name]
-        store = CheckpointStore(model.source.directory)
-        for group in key_groups(model.source.config, plain):
-            if absent.intersection(group.ours):
-                for name, tensor in zip(group.ours, group.load([store.read(k, torch.float32) for k in group.released])):
-                    if name in absent:
-                        assign(model, name.removesuffix('.weight') + '.base_layer.weight', tensor)
+        read_again(model, absent, torch.float32)
     merge_adapters(model)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.optional import extra
 from .layout import assign
 
 
@@ -83,7 +84,8 @@ def read_trained_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         with weights_only_loads():
             if path.is_dir():
-                from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+                with extra('train', f'{path}: a DeepSpeed checkpoint'):
+                    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
                 return dict(get_fp32_state_dict_from_zero_checkpoint(
                     str(path.parent), tag=path.name, exclude_frozen_parameters=True))

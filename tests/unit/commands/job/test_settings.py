@@ -127,7 +127,7 @@ def test_new_pairs_and_existing_ones_do_not_go_together(guide_pairs, settings_of
 def test_help_and_a_mistyped_flag_answer_at_once(repo_root):
     for option, code in (('--help', 0), ('--no-such-flag', 2)):
         begun = time.perf_counter()
-        done = subprocess.run([sys.executable, '-X', 'importtime', '-m', 'sa2va_dpo.commands.job.main', option], cwd=repo_root,
+        done = subprocess.run([sys.executable, '-X', 'importtime', '-m', 'sa2va_dpo', 'job', option], cwd=repo_root,
                               capture_output=True, text=True)
         assert done.returncode == code and time.perf_counter() - begun < 5
         assert '| torch\n' not in done.stderr and 'numpy' not in done.stderr
