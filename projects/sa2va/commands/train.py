@@ -5,6 +5,8 @@ import argparse
 import os
 from pathlib import Path
 
+from sa2va_dpo.common.ownership import releases
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train Sa2VA with a config of this repository.')
@@ -62,6 +64,7 @@ def check_settings(cfg, path: str) -> None:
         raise InputError(f'{path}: model.{error}') from None
 
 
+@releases
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # After parsing, so that --help and a mistyped flag answer at once.
@@ -91,14 +94,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(cfg) -> int:
     """Fit the config to the machine, build the runner, train; returns the exit code."""
-    from mmengine.runner import FlexibleRunner
-
     from sa2va_dpo.caching.prepare import prepare
     from sa2va_dpo.models.checkpoint.run import weights_only_loads
+    from sa2va_dpo.engine.guard import GuardedRunner
     from sa2va_dpo.engine.strategy import fit_to_machine
 
     lines = [fit_to_machine(cfg), *prepare(cfg)]
-    runner = FlexibleRunner.from_cfg(cfg)
+    runner = GuardedRunner.from_cfg(cfg)
     for line in lines:
         runner.logger.info(line)
     with weights_only_loads():

@@ -17,7 +17,7 @@ from .state import STATE_FILE, JobState
 
 RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'
 OUTPUTS = ('pairs', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING, 'exported_hf', SUMMARY)
-OURS = (*OUTPUTS, 'demo', STATE_FILE, RECORD)  # the record last: a kill on the way leaves files that are still known
+OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)  # the record last: a kill on the way leaves files that are still known
 
 
 def identity_of(settings: JobSettings) -> dict:
