@@ -39,6 +39,7 @@ _HISTORY, _STATES = 'val_history', 'hook_states'  # in the message hub, which ev
 # Attributes that decide what a hook of mmengine does next; our own hooks have state_dict() and load_state_dict().
 _FOREIGN_STATES = {EarlyStoppingHook: ('wait_count', 'best_score')}
 _MIB = 2 ** 20
+_AGAIN = 'resume the training, which writes it again'
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,18 @@ def select(work_dir: str | Path, metric: str = 'dice') -> Selection:
     if named is None or best is None or (start is not None and best <= start):
         return Selection(None, best, start)
     file = Path(work_dir) / named['checkpoint']
-    remedy = 'resume the training, which writes it again'
     if not file.is_file():
-        raise InputError(f'{file}: missing, {HISTORY_FILE} names it as the best: {remedy}')
-    if hash_file(file) != named['sha256']:
-        raise InputError(f'{file}: is not what was written at iteration {named["iter"]} (its hash in {HISTORY_FILE} is another): '
-                         f'remove it and {remedy}')
+        raise InputError(f'{file}: missing, {HISTORY_FILE} names it as the best: {_AGAIN}')
+    check_best(file, history)
     return Selection(file, best, start)
+
+
+def check_best(file: Path, history: list[dict]) -> None:
+    """Raises InputError where the history holds another hash of this file than it has."""
+    entry = next((entry for entry in history if entry.get('checkpoint') == file.name), {})
+    if entry.get('sha256') not in (None, hash_file(file)):
+        raise InputError(f'{file}: is not what was written at iteration {entry["iter"]} (its hash in {HISTORY_FILE} is another): '
+                         f'{_AGAIN}')
 
 
 def newest_whole(work_dir: str | Path) -> tuple[Path | None, list[str]]:
@@ -167,9 +173,9 @@ class ExactCheckpointHook(CheckpointHook):
         _restore_states(runner)
 
     def before_train(self, runner) -> None:
+        self.out_dir = str(runner.work_dir)
         if self.follows_validation:
             self.interval = runner.train_loop.val_interval
-        self.out_dir = str(runner.work_dir)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
             self._check_room(runner)
