@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.ownership import releases
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@releases
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # After parsing, so that --help and a mistyped flag answer at once.

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import FlexibleRunner
 
 from sa2va_dpo.caching.prepare import prepare
 from sa2va_dpo.models.checkpoint import weights_only_loads
 from .config import derive, save
+from .guarded_runner import GuardedRunner
 from .rounds import install_rounds
 from .strategy import fit_to_machine
 
 
 @RUNNERS.register_module()
-class Sa2VARunner(FlexibleRunner):
+class Sa2VARunner(GuardedRunner):
     """mmengine's FlexibleRunner after the config was settled, saved, fitted to the machine and its caches were filled."""
 
     @classmethod

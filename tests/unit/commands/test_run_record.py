@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -55,8 +56,12 @@ def test_every_file_that_decides_is_hashed(run):
 def test_the_same_run_may_start_anew_resume_and_go_on_for_longer(run):
     assert run() == []
     assert 'this very run was begun here before and starts anew' in run()[0]
-    assert run(resume='auto') == []
-    assert run(resume='auto', **{'train_cfg.max_iters': 8}) == []
+    assert 'no whole checkpoint to resume from' in run(resume='auto')[0] and not run.cfg.resume
+    torch.save({}, run.work_dir / 'iter_4.pth')
+    (run.work_dir / 'iter_8.pth').write_bytes(b'half')
+    [line] = run(resume='auto')
+    assert 'iter_8.pth: is not whole' in line and run.cfg.load_from == str(run.work_dir / 'iter_4.pth')
+    assert run(resume='auto', **{'train_cfg.max_iters': 8}) == [line]
 
 
 @pytest.mark.parametrize('file, words', [

@@ -16,8 +16,9 @@ from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettin
 from .state import STATE_FILE, JobState
 
 RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'
-OUTPUTS = ('pairs', 'unlabelled.txt', 'training_config.py', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING, 'exported_hf', SUMMARY)
-OURS = (*OUTPUTS, 'demo', STATE_FILE, RECORD)  # the record last: a kill on the way leaves files that are still known
+OUTPUTS = ('pairs', 'unlabelled.txt', 'training_config.py', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING,
+           'exported_hf', SUMMARY)
+OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)  # the record last: a kill on the way leaves files that are still known
 
 
 def identity_of(settings: JobSettings) -> dict:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from sa2va_dpo.common import errors, signals
 from .flags import build_parser
 from .settings import JobSettings, settings_from
 from .talk import say
@@ -26,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo.common.errors import WAITING
     from .rounds import PeopleWanted
 
+    signals.go_on('the same command goes on where it stopped')
     with own(settings) as finished:
+        errors.log_tracebacks_to(settings.work_dir)
         if finished:
             say(f'this job has finished before; its result is in {settings.work_dir} (--overwrite runs it again)')
             return conclude(finished)

@@ -12,7 +12,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
-from sa2va_dpo.engine.hooks import HISTORY_FILE
+from sa2va_dpo.engine.checkpointing import HISTORY_FILE, check_best
 from sa2va_dpo.inference.input_size import mean_dice
 from .folder import TRAINING
 from .settings import JobSettings
@@ -80,6 +80,8 @@ def best_checkpoint(training: Path) -> tuple[Path | None, float, float]:
     # The first of equal ones, as mmengine keeps it; the pattern of a file name alone could be an earlier run's.
     for name in (f'best_dice_iter_{iteration}.pth', f'iter_{iteration}.pth'):
         if (training / name).exists():
+            if name.startswith('best'):
+                check_best(training / name, history)
             return training / name, best, start
     raise InputError(f'{training}: iteration {iteration} was best ({HISTORY_FILE}), but neither best_dice_iter_{iteration}.pth nor '
                      f'iter_{iteration}.pth is there: repeat the job with --overwrite')

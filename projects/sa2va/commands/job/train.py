@@ -1,11 +1,11 @@
 """Stage 4: training, as the user would start it, in a process of its own and a folder of its own."""
 from __future__ import annotations
 
-import subprocess
 import sys
 
 from sa2va_dpo.commands.run_record import publish
 from sa2va_dpo.common.errors import WAITING, InputError
+from sa2va_dpo.common.signals import Terminated, run_child
 from .folder import TRAINING
 from .rounds import ask_people, config_with_rounds
 from .settings import JobSettings
@@ -25,12 +25,12 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     while True:
         command = command_of(settings, state)
         say('training: ' + ' '.join(['python', *command[1:]]))
-        code = subprocess.run(command).returncode
+        code = run_child(command)
         if code != WAITING:
             break
         ask_people(settings, folder)
-    if code in (130, -2):
-        raise KeyboardInterrupt
+    if code in (130, 143):
+        raise KeyboardInterrupt if code == 130 else Terminated
     if code:
         raise InputError(f'training ended with exit code {code}, see its output above and the log in {folder}')
     taken = publish(settings.work_dir, folder)
@@ -50,7 +50,7 @@ def command_of(settings: JobSettings, state: JobState) -> list[str]:
                 '--data-root', state.pairs, '--seed', str(settings.seed)]
     if settings.gpus > 1:
         command += ['--launcher', 'pytorch']
-    if (folder / 'last_checkpoint').is_file():
+    if any(folder.glob('iter_*.pth')):
         command.append('--resume')
     options = []
     if state.sam_size['chosen'] != state.sam_size['own']:

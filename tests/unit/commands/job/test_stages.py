@@ -73,7 +73,7 @@ def test_the_command_of_training(settings, settings_of):
     assert command[command.index('--work-dir') + 1] == 'w/training', 'in a folder of its own'
     assert '--resume' not in command and '--cfg-options' not in command and 'torch.distributed.run' not in command
     Path('w/training').mkdir()
-    Path('w/training/last_checkpoint').touch()
+    Path('w/training/iter_4.pth').touch()
     Path('w/last_checkpoint').touch()
     options = ('--work-dir', 'w', '--gpus', '2', '--cfg-options', 'lr=1')
     command = train.command_of(settings_of(*options), state_of(sam_size=dict(own=640, chosen=1024)))
