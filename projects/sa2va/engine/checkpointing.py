@@ -125,7 +125,7 @@ class ExactCheckpointHook(CheckpointHook):
     result of training.
 
     Args:
-        interval: iterations between checkpoints; ``'auto'`` writes one at every validation.
+        interval: iterations between checkpoints; ``'auto'``: as between validations.
         save_best: name of the metric of which the best step is kept; None keeps none.
         max_keep_ckpts: the newest checkpoints to keep; -1 keeps all.
         others: as mmengine's.

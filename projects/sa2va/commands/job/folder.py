@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from sa2va_dpo.commands.run_record import annotation_hashes, folder_hashes, plain, withdraw
+from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
@@ -18,7 +18,8 @@ from .state import STATE_FILE, JobState
 RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'
 OUTPUTS = ('pairs', 'unlabelled.txt', 'training_config.py', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING,
            'exported_hf', SUMMARY)
-OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)  # the record last: a kill on the way leaves files that are still known
+# The record last: a kill on the way leaves files that are still known.
+OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)
 
 
 def identity_of(settings: JobSettings) -> dict:

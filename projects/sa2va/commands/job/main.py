@@ -24,7 +24,6 @@ def main(argv: list[str] | None = None) -> int:
     from .folder import own
     from .report import conclude
 
-    from sa2va_dpo.common.errors import WAITING
     from .rounds import PeopleWanted
 
     signals.go_on('the same command goes on where it stopped')
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             return conclude(run_stages(settings))
         except PeopleWanted as wanted:
             say(str(wanted))
-            return WAITING
+            return errors.WAITING
 
 
 def run_stages(settings: JobSettings) -> dict:

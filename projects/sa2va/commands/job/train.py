@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 
-from sa2va_dpo.commands.run_record import publish
+from sa2va_dpo.engine.run_record import publish
 from sa2va_dpo.common.errors import WAITING, InputError
 from sa2va_dpo.common.signals import Terminated, run_child
 from .folder import TRAINING
@@ -16,7 +16,7 @@ from .talk import say
 def run(settings: JobSettings, state: JobState) -> JobState:
     """Train ``state.start`` on ``state.pairs`` in ``<work_dir>/training``; an interrupted training goes on.
 
-    Whether what lies there is this very run is checked by training itself (``commands/run_record.py``).
+    Whether what lies there is this very run is checked by training itself (``engine/run_record.py``).
 
     Raises:
         InputError: training failed; its own output says why.
