@@ -13,7 +13,7 @@ from sa2va_dpo.drawn import draw
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
-from sa2va_dpo.models.checkpoint.released import copy_with_sam_size, export_checkpoint
+from sa2va_dpo.models.checkpoint import copy_with_sam_size, export_checkpoint
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
 from .table import FULL
@@ -60,7 +60,7 @@ def _train_thick(target: Path, device: str) -> None:
             group['lr'] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         picked = rng.choice(IMAGES, BATCH, replace=False)
         batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in pre.collate([samples[i] for i in picked]).items()}
-        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['seg_loss']
+        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['supervised_loss']
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

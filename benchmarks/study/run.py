@@ -8,7 +8,7 @@ import torch
 
 from sa2va_dpo.evaluation.counts import confusion_counts, dice, iou, precision, recall
 from sa2va_dpo.evaluation.topology import betti_errors, cldice
-from sa2va_dpo.models.losses.objective import combined_loss
+from sa2va_dpo.models.losses import combined_loss
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel, preference_config
 from sa2va_dpo.models.trainable import parameter_groups

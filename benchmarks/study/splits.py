@@ -21,7 +21,7 @@ from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, w
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 
@@ -130,7 +130,7 @@ class Split:
             generate_pairs(GenerateConfig(
                 mode='generate', images_dir=str(self.images), gt_dir=str(self.masks), output_dir=str(root),
                 model_path=self.base, num_samples=self.num_samples, min_iou_gap=self.min_iou_gap, seed=self.seed,
-                judge=(judge,), device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
+                judge=(judge,), val_fraction=0, test_fraction=0, device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
         by_stem = {image.stem: image for image in self.train_images}
         return [dict(image=by_stem[Path(r['image']).stem], chosen=root / r['chosen_mask'], rejected=root / r['rejected_mask'],
                      chosen_iou=r['chosen_iou'], rejected_iou=r['rejected_iou'])

@@ -20,7 +20,8 @@ TRAINABLE = dict(sam2_neck='full', projector='full', mask_decoder='full')
 @pytest.fixture(scope='module')
 def model(micro_checkpoint):
     torch.manual_seed(0)
-    model = Sa2VADPOModel(str(micro_checkpoint), TRAINABLE, dict(reduction='balanced', beta=1.0, weight=0.2, sft_weight=1.0),
+    model = Sa2VADPOModel(str(micro_checkpoint), TRAINABLE,
+                          dict(reduction='balanced', beta=1.0, weight=0.2, supervised_weight=1.0),
                           score_size=64)
     with torch.no_grad():
         for parameter in model.policy.parameters():
@@ -84,7 +85,7 @@ def test_history_and_tensorboard_hold_pairs_and_reference(run_config, tmp_path):
         assert start[f'reference/{name}'] == later[f'reference/{name}'] == start[name]
     [vis_data] = tmp_path.glob('*/vis_data')
     events = EventAccumulator(str(vis_data)).Reload()
-    assert {'pairs/accuracy', 'pairs/dpo_loss', 'pairs/saturation', 'reference/dice', 'val/alarm'} <= set(events.Tags()['scalars'])
+    assert {'val/pairs/accuracy', 'val/pairs/dpo_loss', 'val/pairs/saturation', 'reference/dice', 'val/alarm'} <= set(events.Tags()['scalars'])
 
 
 def test_without_validation_pairs_one_line_says_so(run_config, pair_root, tmp_path, caplog):

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = parse_args(argv)
     from sa2va_dpo.common.errors import InputError
-    from sa2va_dpo.models.checkpoint.released import copy_with_sam_size
+    from sa2va_dpo.models.checkpoint import copy_with_sam_size
 
     if not args.checkpoint.is_dir():
         raise InputError(f'{args.checkpoint}: no such checkpoint directory')

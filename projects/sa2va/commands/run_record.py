@@ -17,11 +17,11 @@ from sa2va_dpo.common.processes import rank
 
 KIND = 'training'
 # What a training run writes into its work directory.
-OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json',
+OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json', 'rounds.json', 'rounds',
         '[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9]')
 # A run may go on for longer, validate and log at other times, and keep its caches elsewhere.
 FREE = tuple(f'config.{name}' for name in (
-    'cache', 'max_iters', 'max_epochs', 'train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval', 'val_cfg', 'test_cfg',
+    'cache', 'log_interval', 'max_iters', 'max_epochs', 'train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval', 'val_cfg', 'test_cfg',
     'test_dataloader', 'test_evaluator', 'val_evaluator', 'default_hooks', 'custom_hooks', 'log_processor', 'log_level', 'visualizer',
     'env_cfg', 'custom_imports', 'default_scope'))
 _NOT_PART = ('work_dir', 'launcher', 'resume', 'load_from')

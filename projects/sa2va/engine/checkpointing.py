@@ -31,7 +31,7 @@ from mmengine.registry import HOOKS
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file, publish, read_json, remove, write_json, write_text, writing
 from sa2va_dpo.common.signals import deferred
-from sa2va_dpo.models.checkpoint.run import check_names, read_trained_tensors
+from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
 HISTORY_FILE, ALARM_FILE, LAST_FILE = 'val_history.json', 'alarms.json', 'last_checkpoint'
 _CHECKPOINT = re.compile(r'iter_(\d+)\.pth')
@@ -118,7 +118,7 @@ class ExactCheckpointHook(CheckpointHook):
     result of training.
 
     Args:
-        interval: iterations between checkpoints.
+        interval: iterations between checkpoints; ``'auto'``: as between validations.
         save_best: name of the metric of which the best step is kept; None keeps none.
         max_keep_ckpts: the newest checkpoints to keep; -1 keeps all.
         others: as mmengine's.
@@ -129,7 +129,7 @@ class ExactCheckpointHook(CheckpointHook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, interval: int = -1, by_epoch: bool = False, save_best: str | None = None, **more) -> None:
+    def __init__(self, interval: int | str = 'auto', by_epoch: bool = False, save_best: str | None = None, **more) -> None:
         if by_epoch:
             raise ValueError('by_epoch=True: checkpoints are named by iteration; set by_epoch=False')
         for name in ('out_dir', 'published_keys', 'filename_tmpl', 'backend_args', 'file_client_args'):
@@ -137,7 +137,9 @@ class ExactCheckpointHook(CheckpointHook):
                 raise ValueError(f'{name}: not supported here; leave it out')
         if save_best is not None and (not isinstance(save_best, str) or save_best == 'auto'):
             raise ValueError(f'save_best={save_best!r}: must be the name of one metric, or None')
-        super().__init__(interval=interval, by_epoch=False, save_best=save_best, **more)
+        self.follows_validation = interval == 'auto'
+        # Negative: never, until the training loop says how long it is.
+        super().__init__(interval=-1 if self.follows_validation else interval, by_epoch=False, save_best=save_best, **more)
         self._due = self._is_best = False
         self.history: list[dict] = []
 
@@ -165,6 +167,8 @@ class ExactCheckpointHook(CheckpointHook):
         _restore_states(runner)
 
     def before_train(self, runner) -> None:
+        if self.follows_validation:
+            self.interval = runner.train_loop.val_interval
         self.out_dir = str(runner.work_dir)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
@@ -175,6 +179,11 @@ class ExactCheckpointHook(CheckpointHook):
         model = getattr(runner.model, 'module', runner.model)
         check_names(model, {name.removeprefix('module.'): tensor for name, tensor in checkpoint['state_dict'].items()},
                     runner._load_from or 'the resumed checkpoint')
+
+    def write_now(self, runner) -> None:
+        """The checkpoint of the present iteration, whatever stood in its place (``engine/rounds.py``)."""
+        self._due = True
+        self._commit(runner, runner.iter)
 
     # -- on the way -------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import all_reduce, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from sa2va_dpo.common.files import write_json
 from .checkpointing import ALARM_FILE, HISTORY_FILE, ExactCheckpointHook  # noqa: F401  (whoever wants the hooks finds all here)
+
 
 @HOOKS.register_module()
 class StartValidationHook(Hook):
@@ -33,8 +35,9 @@ class PreferenceAlarmHook(Hook):
 
     Preference accuracy rises in runs that destroy the masks, so it must not be read without held-out Dice. At every
     validation the accuracy on the validation pairs (``PairValidationHook``; where there are none, the mean training accuracy
-    since the last validation) is looked at beside Dice: accuracy of at least one half, or not below the first one, and
-    Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in TensorBoard (``val/alarm``) and in ``alarms.json``.
+    since the last validation, over all processes) is looked at beside Dice: accuracy of at least one half, or not below the
+    first one, and Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in TensorBoard
+    (``val/alarm``) and in ``alarms.json``. All processes decide alike.
 
     Args:
         min_drop: fall of validation Dice below the start that counts; smaller falls are noise.
@@ -74,6 +77,13 @@ class PreferenceAlarmHook(Hook):
         if outputs and 'accuracy' in outputs:
             self.accuracies.append(float(outputs['accuracy']))
 
+    def _training_accuracy(self) -> float | None:
+        """Mean over the steps since the last validation and over all processes; None where there was no step."""
+        sums = torch.tensor([sum(self.accuracies), len(self.accuracies)], dtype=torch.float64)
+        all_reduce(sums)
+        total, count = sums.tolist()
+        return total / count if count else None
+
     def after_val_epoch(self, runner, metrics=None) -> None:
         dice = (metrics or {}).get('dice')
         if dice is None:
@@ -83,15 +93,18 @@ class PreferenceAlarmHook(Hook):
             return
         accuracy = metrics.get('pairs/accuracy')
         where = 'validation' if accuracy is not None else 'training'
-        if accuracy is None and self.accuracies:
-            accuracy = sum(self.accuracies) / len(self.accuracies)
+        if accuracy is None:
+            accuracy = self._training_accuracy()
         self.accuracies.clear()
         if accuracy is None:
             return
         if self.first_accuracy is None:
             self.first_accuracy = accuracy
         # Below chance and falling, the preferences are lost as well: the metrics say that themselves.
-        alarm = accuracy >= min(self.first_accuracy, 0.5) and dice < self.start_dice - self.min_drop
+        verdict = [accuracy >= min(self.first_accuracy, 0.5) and dice < self.start_dice - self.min_drop]
+        # One decision: a process that stopped alone would leave the others waiting.
+        broadcast_object_list(verdict)
+        alarm = verdict[0]
         if is_main_process():
             runner.visualizer.add_scalar('val/alarm', int(alarm), runner.iter)
         if alarm:
@@ -102,7 +115,7 @@ class PreferenceAlarmHook(Hook):
             runner.logger.error(
                 f'ALARM at iteration {runner.iter}: accuracy on the {where} pairs is {accuracy:.2f} ({self.first_accuracy:.2f} at '
                 f'first) while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the preferences and '
-                f'loses the masks: raise preference sft_weight, lower the learning rate, or stop '
+                f'loses the masks: raise preference supervised_weight, lower the learning rate, or stop '
                 f'(see docs/method.md)' + ('; stopping now' if self.stop else ''))
             if self.stop:
                 runner.train_loop.stop_training = True

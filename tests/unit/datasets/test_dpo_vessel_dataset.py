@@ -93,7 +93,7 @@ def test_grouped_loss_equals_pair_by_pair(root, micro_checkpoint):
     """One forward pass for all pairs of an image gives the mean of the losses that single pairs give."""
     model = MODELS.build(dict(
         type='Sa2VADPOModel', checkpoint=str(micro_checkpoint), trainable=dict(projector='full'), score_size=64,
-        preference=dict(beta=0.1, sft_weight=1.0))).eval()
+        preference=dict(beta=0.1, supervised_weight=1.0))).eval()
     with torch.no_grad():
         model.policy.text_hidden_fcs[2].bias.add_(0.3)
     dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=64, pairs_per_image=None)
@@ -103,7 +103,7 @@ def test_grouped_loss_equals_pair_by_pair(root, micro_checkpoint):
     with torch.no_grad():
         together = model(**dpo_collate([grouped], str(micro_checkpoint)), mode='loss')
         apart = [model(**dpo_collate([single], str(micro_checkpoint)), mode='loss') for single in singles]
-    for name in ('dpo_loss', 'sft_loss', 'margin'):
+    for name in ('dpo_loss', 'supervised_loss', 'margin'):
         assert together[name].item() == pytest.approx(sum(a[name].item() for a in apart) / 3, abs=1e-5)
     assert abs(together['margin'].item()) > 0
 

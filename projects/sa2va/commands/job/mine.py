@@ -17,6 +17,10 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     Raises:
         InputError: no pair came out, or the pairs on disk are bad.
     """
+    if not state.images and settings.pairs is None:
+        say('no image has a mask: nothing can be validated or tested, the last checkpoint will be taken unseen')
+        state.pairs, state.validates = str(settings.work_dir / 'pairs'), False
+        return state
     if settings.pairs is not None:
         root = Path(settings.pairs)
         records = read_pairs(root / PAIRS_FILE, root)
@@ -31,7 +35,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     report = generate_pairs(GenerateConfig(
         mode='generate', images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
         model_path=state.start, num_samples=settings.num_samples, min_iou_gap=settings.min_iou_gap,
-        max_pairs_per_image=settings.max_pairs_per_image, val_fraction=settings.val_fraction, seed=settings.seed,
+        max_pairs_per_image=settings.max_pairs_per_image, val_fraction=settings.val_fraction, test_fraction=0.0, seed=settings.seed,
         group_regex=settings.group_regex, include_gt=settings.gt_candidate,
         **({'prompt': settings.prompt} if settings.prompt else {})), images=[Path(item.image) for item in state.images])
     state.pairs, state.train_pairs, state.train_images = str(root), report['train_pairs'], report['train_images']

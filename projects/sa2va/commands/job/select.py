@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from sa2va_dpo.commands.export import export_run
-from sa2va_dpo.commands.train import read_config
+from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory
 from sa2va_dpo.common.processes import pick_device

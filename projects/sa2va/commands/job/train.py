@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 from sa2va_dpo.commands.run_record import publish
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import WAITING, InputError
 from .folder import TRAINING
+from .rounds import ask_people, config_with_rounds
 from .settings import JobSettings
 from .state import JobState
 from .talk import say
@@ -21,9 +22,13 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         InputError: training failed; its own output says why.
     """
     folder = settings.work_dir / TRAINING
-    command = command_of(settings, state)
-    say('training: ' + ' '.join(['python', *command[1:]]))
-    code = subprocess.run(command).returncode
+    while True:
+        command = command_of(settings, state)
+        say('training: ' + ' '.join(['python', *command[1:]]))
+        code = subprocess.run(command).returncode
+        if code != WAITING:
+            break
+        ask_people(settings, folder)
     if code in (130, -2):
         raise KeyboardInterrupt
     if code:
@@ -40,7 +45,8 @@ def command_of(settings: JobSettings, state: JobState) -> list[str]:
     command = [sys.executable]
     if settings.gpus > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={settings.gpus}']
-    command += ['-m', 'sa2va_dpo.commands.train', settings.config, '--work-dir', str(folder), '--checkpoint', state.start,
+    config = config_with_rounds(settings, state) if settings.mines_in_rounds else settings.config
+    command += ['-m', 'sa2va_dpo.commands.train', config, '--work-dir', str(folder), '--checkpoint', state.start,
                 '--data-root', state.pairs, '--seed', str(settings.seed)]
     if settings.gpus > 1:
         command += ['--launcher', 'pytorch']

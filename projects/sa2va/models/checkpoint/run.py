@@ -14,6 +14,7 @@ from torch import nn
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
+from .layout import assign
 
 
 def allow_run_state() -> None:
@@ -108,7 +109,7 @@ def load_trained_tensors(model: nn.Module, path: str | Path) -> int:
     """Copy a checkpoint's tensors into ``model``; every trainable tensor must be there and nothing else.
 
     Args:
-        model: a ``Sa2VASegModel`` built from the run's own config.
+        model: a run model built from the run's own config, or with its ``trainable`` (on the meta device as well).
 
     Returns:
         The number of tensors copied.
@@ -120,7 +121,10 @@ def load_trained_tensors(model: nn.Module, path: str | Path) -> int:
     check_names(model, tensors, path)
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+        if parameters[name].is_meta:
+            assign(model, name, tensor.float())
+        else:
+            parameters[name].copy_(tensor)
     return len(tensors)
 
 

@@ -15,8 +15,10 @@ import torch
 
 from .run import read_trained_tensors, weights_only_loads
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_json
+from .exporting import write_directory_like
+from .layout import read_config
 from .store import CheckpointStore
-from .released import read_config, write_directory_like
 
 _LORA = re.compile(r'(.*)\.lora_(A|B)(?:\.[^.]+)?\.weight$')
 _SAVED = re.compile(r'(.*)\.modules_to_save\.[^.]+\.(weight|bias)$')
