@@ -121,9 +121,11 @@ def assert_same_end(one, other):
     a, b = read_trained_tensors(one / 'iter_6.pth'), read_trained_tensors(other / 'iter_6.pth')
     assert a.keys() == b.keys() and [name for name in a if not torch.equal(a[name], b[name])] == []
     assert without_times(rounds_of(one)) == without_times(rounds_of(other))
-    histories = [[{k: v for k, v in entry.items() if k != 'sha256'} for entry in json.loads((d / 'val_history.json').read_text())]
-                 for d in (one, other)]
-    assert histories[0] == histories[1]
+    # Means of distances come out of scipy with a last digit that depends on memory alignment; the masks are the same.
+    for a, b in zip(*(json.loads((d / 'val_history.json').read_text()) for d in (one, other)), strict=True):
+        assert a.pop('sha256', None) is None or b.pop('sha256')
+        assert a.pop('checkpoint', None) == b.pop('checkpoint', None)
+        assert a == pytest.approx(b, rel=1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -164,3 +166,132 @@ def test_a_killed_run_ends_as_the_whole_one(train, whole, tmp_path, kill_at):
     train(tmp_path / 'run', kill_at=kill_at, code=-signal.SIGKILL)
     train(tmp_path / 'run', '--resume')
     assert_same_end(tmp_path / 'run', whole)
+
+
+def test_two_processes_share_the_mining_and_train_on_the_same_pairs(train, tmp_path):
+    """Nothing is trained before the first round, so two processes mine what one mines, file by file."""
+    train(tmp_path / 'two', options=['train_cfg.max_iters=2'], processes=2)
+    train(tmp_path / 'one', options=['train_cfg.max_iters=2'])
+    for name in ('labelled', 'unlabelled', 'check'):
+        one, two = (tmp_path / run / 'rounds/round_0' / name for run in ('one', 'two'))
+        files = sorted(path.relative_to(one) for path in one.rglob('*') if path.is_file())
+        assert files == sorted(path.relative_to(two) for path in two.rglob('*') if path.is_file()) and len(files) > 10
+        for file in files:
+            if file.name != 'generation_report.json':
+                assert (one / file).read_bytes() == (two / file).read_bytes(), file
+    # One image a process and step: four draws of both runs at the same places of one order.
+    assert rounds_of(tmp_path / 'two')[0]['unlabelled']['pairs'] == rounds_of(tmp_path / 'one')[0]['unlabelled']['pairs']
+
+
+DEEPSPEED = ('deepspeed_on_cpu=True', 'rounds.guard.patience=5', 'optim_wrapper.optimizer.lr=0.3')
+
+
+@pytest.mark.parametrize('options', [(), DEEPSPEED], ids=['single', 'deepspeed'])
+def test_the_guard_takes_a_harmful_round_back_exactly(train, tmp_path, options):
+    """A learning rate of 0.3 destroys the masks that a first, gentle run has learnt."""
+    train(tmp_path / 'gentle', options=['train_cfg.max_iters=24', 'train_cfg.val_interval=24', 'rounds.count=1',
+                                        'default_hooks.checkpoint.interval=24'])
+    # The harmful run begins with what the gentle one has learnt, as its start of round 0.
+    learnt = tmp_path / 'gentle/best_dice_iter_24.pth'
+    train(tmp_path / 'run', options=[f'load_from={learnt}', 'optim_wrapper.optimizer.lr=0.3', *options])
+    rounds = rounds_of(tmp_path / 'run')
+    assert [record['decision'] for record in rounds] == ['taken back', 'taken back']
+    assert all(record['metric_after'] < record['metric'] for record in rounds)
+    assert rounds[0]['metric'] == rounds[1]['metric'], 'the second round begins where the first began'
+    end, start = read_trained_tensors(tmp_path / 'run/iter_6.pth'), read_trained_tensors(learnt)
+    half = read_trained_tensors(tmp_path / 'run/iter_3.pth')
+    if options:
+        # DeepSpeed trains rounded weights; both ends hold the same.
+        start = {name: tensor.bfloat16().float() for name, tensor in start.items()}
+    for name in start:
+        assert torch.equal(end[name].float(), start[name].float()), name
+        assert torch.equal(half[name].float(), start[name].float()), name
+    [log] = (tmp_path / 'run').glob('*/*.log')
+    assert log.read_text().count(': taken back\n') == 4
+
+
+def test_two_bad_rounds_in_a_row_end_the_run(train, tmp_path):
+    train(tmp_path / 'gentle', options=['train_cfg.max_iters=24', 'train_cfg.val_interval=24', 'rounds.count=1',
+                                        'default_hooks.checkpoint.interval=24'])
+    options = [f'load_from={tmp_path / "gentle/best_dice_iter_24.pth"}', 'optim_wrapper.optimizer.lr=0.3', 'rounds.count=3']
+    train(tmp_path / 'run', options=options)
+    content = json.loads((tmp_path / 'run/rounds.json').read_text())
+    assert len(content['rounds']) == 2 and 'the run ends at iteration 4' in content['ended']
+    assert (tmp_path / 'run/iter_4.pth').is_file() and not (tmp_path / 'run/iter_6.pth').exists()
+    [log] = (tmp_path / 'run').glob('*/*.log')
+    assert 'the run ends at iteration 4' in log.read_text()
+    before = (tmp_path / 'run/iter_4.pth').read_bytes()
+    train(tmp_path / 'run', '--resume', options=options[1:])
+    assert (tmp_path / 'run/iter_4.pth').read_bytes() == before, 'what has ended stays ended'
+
+
+def test_a_judge_that_labels_contradict_is_refused(train, tmp_path):
+    """The random micro checkpoint: what mirrored views agree on has nothing to do with vessels."""
+    done = train(tmp_path / 'run', options=['rounds.judge=consensus', 'rounds.unlabelled_gt=None', 'rounds.sources=[Morphology]',
+                                            'model.policy_noise=None'][:3], code=None)
+    found = json.loads((tmp_path / 'run/rounds/round_0/labelled/generation_report.json').read_text())['judge_agreement']['Consensus']
+    if found['trusted']:
+        pytest.skip('trusted here')
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert 'rounds.judge="consensus": refused in round 0' in line and 'rounds.check_judge=False' in line
+
+
+def test_people_pick_and_the_run_goes_on(train, tmp_path):
+    """Exit code 4 with the candidates on the disk; picks; the same command with --resume; the next round waits again."""
+    from sa2va_dpo.review.candidates import read_candidates
+
+    options = ['rounds.judge=expert', 'rounds.unlabelled_gt=None', 'rounds.clicks=3']
+
+    def pick(number: int, count: int) -> None:
+        root = tmp_path / f'run/rounds/round_{number}/unlabelled'
+        candidates = read_candidates(root)
+        journal = candidates.journal('Ada')
+        journal.parent.mkdir(exist_ok=True)
+        lines = [dict(fingerprint=candidates.fingerprint, reviewer='Ada')]
+        lines += [dict(image=image, pick=1, seconds=2.0) for image in list(candidates.images)[:count]]
+        journal.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+    done = train(tmp_path / 'run', options=options, code=WAITING)
+    assert '0 of 3 images are decided' in done.stdout + done.stderr
+    waiting = json.loads((tmp_path / 'run/rounds/waiting.json').read_text())
+    assert (waiting['round'], waiting['decided'], waiting['wanted']) == (0, 0, 3)
+    pick(0, 2)
+    train(tmp_path / 'run', options=options, code=WAITING)
+    pick(0, 3)
+    train(tmp_path / 'run', options=options, code=WAITING)
+    assert rounds_of(tmp_path / 'run')[0]['unlabelled']['picks']['decided'] == 3
+    assert json.loads((tmp_path / 'run/rounds/waiting.json').read_text())['round'] == 1
+    pick(1, 5)
+    train(tmp_path / 'run', '--resume', options=options)
+    second = rounds_of(tmp_path / 'run')[1]
+    assert second['unlabelled']['picks']['decided'] == 5 and second['unlabelled']['usable_share'] == 1
+    assert (tmp_path / 'run/iter_6.pth').is_file() and not (tmp_path / 'run/rounds/waiting.json').exists()
+
+
+def test_the_reference_of_a_round_survives_a_kill(train, tmp_path):
+    options = ['rounds.reference=round']
+    train(tmp_path / 'whole', options=options)
+    train(tmp_path / 'run', options=options, kill_at='step@5', code=-signal.SIGKILL)
+    train(tmp_path / 'run', '--resume', options=options)
+    assert_same_end(tmp_path / 'run', tmp_path / 'whole')
+    [log] = (tmp_path / 'whole').glob('*/*.log')
+    nll = {line.split('Iter(train)')[1].split('/')[0].strip(' ['): line.split('preference_nll: ')[1][:6]
+           for line in log.read_text().splitlines() if 'Iter(train)' in line}
+    assert nll['1'] == nll['4'] == '0.6931', 'policy and reference are one as a round begins'
+    assert nll['3'] != '0.6931'
+
+
+def test_mining_from_caches_is_mining_without(train, tmp_path):
+    frozen = ['model.trainable.llm=frozen', 'model.trainable.sam2_encoder=frozen', 'model.trainable.sam2_neck=frozen']
+    train(tmp_path / 'plain', options=frozen)
+    train(tmp_path / 'cached', options=[*frozen, f'cache.dir={tmp_path / "cache"}', 'cache.items=[seg_states,sam2_levels]'])
+    for one, other in zip(rounds_of(tmp_path / 'plain'), rounds_of(tmp_path / 'cached'), strict=True):
+        assert one['unlabelled']['pairs'] == other['unlabelled']['pairs']
+        assert one['unlabelled']['best_iou'] == pytest.approx(other['unlabelled']['best_iou'], abs=5e-3)
+
+
+def test_settings_are_refused_before_anything_is_mined(rounds_config, tmp_path):
+    with pytest.raises(InputError, match='rounds.count: 7 rounds of 6 iterations'):
+        train_main([str(rounds_config), '--work-dir', str(tmp_path / 'run'), '--cfg-options', 'rounds.count=7'])
+    assert not (tmp_path / 'run/rounds').exists()

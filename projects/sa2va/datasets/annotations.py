@@ -13,6 +13,13 @@ from sa2va_dpo.common.files import read_json, write_json
 
 _PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
+# Differences of scores below this are noise of floating point: 0.85 - 0.80 is 0.04999999999999993.
+SAME = 1e-9
+
+
+def reaches_gap(gap: float, min_gap: float) -> bool:
+    """Whether a difference of unrounded scores is large enough; the generator and the data set both ask here."""
+    return gap >= min_gap - SAME
 
 
 @dataclass(frozen=True)

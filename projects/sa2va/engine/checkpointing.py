@@ -35,6 +35,7 @@ from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
 HISTORY_FILE, ALARM_FILE, LAST_FILE = 'val_history.json', 'alarms.json', 'last_checkpoint'
 _CHECKPOINT = re.compile(r'iter_(\d+)\.pth')
+_BEST = re.compile(r'best_.+_iter_(\d+)\.pth')
 _HISTORY, _STATES = 'val_history', 'hook_states'  # in the message hub, which every checkpoint holds
 # Attributes that decide what a hook of mmengine does next; our own hooks have state_dict() and load_state_dict().
 _FOREIGN_STATES = {EarlyStoppingHook: ('wait_count', 'best_score')}
@@ -163,12 +164,15 @@ class ExactCheckpointHook(CheckpointHook):
             self.history = [entry for entry in read_json(work_dir / HISTORY_FILE, kind=list) if entry['iter'] <= runner.iter]
         barrier()
         if is_main_process():
+            if runner.iter:
+                # The end of a commit that a kill may have cut off.
+                self._repair_best(runner)
+                write_json(work_dir / HISTORY_FILE, self.history)
+                write_text(work_dir / LAST_FILE, str(work_dir / self.filename_tmpl.format(runner.iter)))
+                self._drop_old(work_dir)
             named = (_best_entry(self.history) or {}).get('checkpoint')
             for line in set_aside(work_dir, runner.iter, named):
                 runner.logger.info(line)
-            if runner.iter:
-                self._repair_best(runner)
-                write_json(work_dir / HISTORY_FILE, self.history)
         barrier()
         _restore_states(runner)
 
@@ -274,8 +278,9 @@ class ExactCheckpointHook(CheckpointHook):
     def _drop_old(self, work_dir: Path) -> None:
         named = _best_entry(self.history)
         if named is not None:
-            for path in work_dir.glob(f'best_{self.key_indicators[0]}_iter_*.pth'.replace('/', '_')):
-                if path.name != named['checkpoint']:
+            for path in work_dir.glob('best_*.pth'):
+                match = _BEST.fullmatch(path.name)
+                if match and path.name != named['checkpoint'] and int(match.group(1)) <= self.history[-1]['iter']:
                     remove(path)
         if self.max_keep_ckpts > 0:
             steps = sorted(int(match.group(1)) for path in work_dir.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)))

@@ -212,11 +212,13 @@ class Miner:
         return pick_distinct(first, sources, count, config.max_candidate_iou, context)
 
     def _scores(self, kept: list[Candidate], evidence: Evidence) -> tuple[list[float], list[float]]:
-        """IoU with the ground truth (or its estimate) and the judge's score, rounded as they are written."""
-        scores = [round(float(s), 6) for s in self.judge.scores(kept, evidence)] if kept else []
-        if evidence.gt is None or self.judge.name == 'IoU':
+        """IoU with the ground truth (or its estimate) and the judge's score, unrounded: gaps are compared once, here."""
+        scores = [float(s) for s in self.judge.scores(kept, evidence)] if kept else []
+        if evidence.gt is None:
+            return [float(np.clip(score, 0, 1)) for score in scores], scores
+        if self.judge.name == 'IoU':
             return scores, scores
-        return [round(mask_iou(candidate.mask, evidence.gt), 6) for candidate in kept], scores
+        return [mask_iou(candidate.mask, evidence.gt) for candidate in kept], scores
 
     def _record(self, item: Item, pair: tuple[int, int], masks: list[str], kept: list[Candidate], ious: list[float],
                 scored: Scored) -> dict:
@@ -224,7 +226,7 @@ class Miner:
         differ = chosen.mask != rejected.mask
         record = dict(
             image=f'images/{item.image.name}', chosen_mask=masks[0], rejected_mask=masks[1],
-            chosen_iou=ious[pair[0]], rejected_iou=ious[pair[1]], iou_gap=round(ious[pair[0]] - ious[pair[1]], 6),
+            chosen_iou=ious[pair[0]], rejected_iou=ious[pair[1]], iou_gap=ious[pair[0]] - ious[pair[1]],
             prompt=self.config.prompt, chosen_source=chosen.source, rejected_source=rejected.source)
         if item.gt is not None:
             record['gt_mask'] = f'gt/{item.image.stem}.png'

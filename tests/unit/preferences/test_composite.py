@@ -66,7 +66,7 @@ def test_every_component_is_a_pair_of_its_own():
 
 
 def config(folders, **more):
-    return GenerateConfig(mode='generate', images_dir=folders.images, gt_dir=folders.gt, output_dir=folders.out,
+    return GenerateConfig(mode='generate', val_fraction=0.0, test_fraction=0.0, images_dir=folders.images, gt_dir=folders.gt, output_dir=folders.out,
                           model_path=folders.images, min_iou_gap=0.0, **more)
 
 

@@ -39,7 +39,7 @@ def test_agreement_leaves_the_ground_truth_out():
 
 
 def config(folders, **more):
-    return GenerateConfig(mode='generate', images_dir=folders.images, output_dir=folders.out, model_path=folders.images,
+    return GenerateConfig(mode='generate', val_fraction=0.0, test_fraction=0.0, images_dir=folders.images, output_dir=folders.out, model_path=folders.images,
                           **{'gt_dir': folders.gt, **more})
 
 
