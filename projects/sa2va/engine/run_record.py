@@ -18,9 +18,9 @@ from sa2va_dpo.common.signals import go_on
 from .checkpointing import newest_whole
 
 KIND = 'training'
-# What a training run writes into its work directory.
+# What a training run writes into its work directory, but for error.log, which a job in the same folder may have written.
 OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json', 'rounds.json', 'rounds',
-        'error.log', 'earlier_*',
+        'earlier_*',
         '[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9]')
 # A run may go on for longer, validate and log at other times, and keep its caches elsewhere.
 FREE = tuple(f'config.{name}' for name in (

@@ -112,8 +112,9 @@ def test_published_files_are_links_that_training_never_writes_through(run):
     assert (run.work_dir / 'iter_2.pth').read_text() == "the job's" and (run.work_dir / 'config.py').read_text() == 'mine'
     assert not (run.work_dir / 'last_checkpoint').exists(), 'nobody may resume it from here'
     (run.work_dir / 'config.py').unlink()
+    (run.work_dir / 'error.log').touch()
     assert publish(run.work_dir, training) == []
     run()
-    assert sorted(path.name for path in run.work_dir.iterdir()) == [ownership.LOCK, ownership.RECORD, 'training']
+    assert sorted(path.name for path in run.work_dir.iterdir()) == [ownership.LOCK, 'error.log', ownership.RECORD, 'training']
     assert (training / 'config.py').read_text() == "the job's"
     withdraw(run.work_dir / 'nowhere')
