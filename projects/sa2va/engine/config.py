@@ -14,8 +14,9 @@ from typing import Any, Iterable
 
 from mmengine.config import Config, ConfigDict, DictAction
 
+from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
-from .facts import FACTS, MISSING, bundled, get, put, settle, spell, unsettled
+from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
 
 VALIDATION_HOOKS = ('PairValidationHook', 'StartValidationHook', 'PreferenceAlarmHook', 'EarlyStoppingHook')
@@ -27,7 +28,7 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
     """The settled config of a file with overrides.
 
     Args:
-        path: a config file; one of this package's may be named as in the repository from anywhere.
+        path: a config file; one of this package's may be named from anywhere, as in the repository or by its bare name.
         options: ``KEY=VALUE`` of ``--cfg-options``: a fact's name (``beta=0.2``) or any setting by its dotted path.
         flags: facts set by a command-line flag of their own (``data_root='...'``); None where the flag was not given.
 
@@ -35,7 +36,7 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
         InputError: the file cannot be read, an option has no ``=``, is read by nothing or contradicts another one, or a
             setting is bad.
     """
-    path = bundled(path)
+    path = config_path(path)
     cfg = _settled(path)
     asked: dict[str, Any] = {}
     for spelled, key, value in _parsed(options, flags):
@@ -163,7 +164,7 @@ def test_source(cfg: Config) -> tuple[dict, str]:
 def _read(path: str) -> Config:
     """As mmengine reads it; raises InputError naming the file."""
     if not Path(path).is_file():
-        raise InputError(f'{path}: no such config file: the configs are in projects/sa2va/configs')
+        raise InputError(f'{path}: no such config file: give a path, or one of {", ".join(config_names())}')
     try:
         return Config.fromfile(path)
     except InputError:

@@ -7,26 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
+from sa2va_dpo.common.bundled import bundled
 from sa2va_dpo.common.errors import InputError
 from .settings import known_names
 
 MISSING = object()
 Where = tuple  # of keys and list positions, from the top of the config
-PACKAGE = Path(__file__).resolve().parents[1]
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-
-
-def bundled(path: str) -> str:
-    """``path``; where it does not exist and names a file of this package as the repository does, the package's own file."""
-    prefix = 'projects/sa2va/'
-    if not Path(path).exists() and str(path).startswith(prefix):
-        inside = PACKAGE / str(path)[len(prefix):]
-        if inside.exists():
-            return str(inside)
-    return path
 
 
 def _is_number(value) -> bool:
