@@ -9,6 +9,7 @@ from sa2va_dpo.datasets.annotations import read_pairs, read_segs, resolve
 from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
 from .images import name_some, shared_with
 from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
@@ -54,9 +55,11 @@ def _split(settings: JobSettings, state: JobState) -> None:
         raise InputError(f'{images}: {len(matched)} images with ground truth of {patients} patients leave one patient beside the '
                          'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
                          'with --group_regex')
-    # The generator draws the same patients from the same list.
-    _, validation = split_by_group(train, settings.val_fraction, settings.seed, key=patient)
-    state.images, state.validation, state.gt_dir = train, [item.image for item in validation], str(gt)
+    # As the generator draws them from the same list.
+    drawn = split_patients([Path(item.image) for item in train], settings.val_fraction, 0.0, settings.seed, settings.group_regex)
+    if drawn.note:
+        raise InputError(f'{images}: {"; ".join([drawn.note, *drawn.joined])}')
+    state.images, state.validation, state.gt_dir = train, [str(path) for path in drawn.val], str(gt)
     state.test_prompt = settings.prompt or DEFAULT_PROMPT
     state.test = _without_known(test, [item.image for item in train], settings)
 

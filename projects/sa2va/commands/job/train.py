@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import sys
 
-from sa2va_dpo.engine.run_record import publish
 from sa2va_dpo.common.errors import WAITING, InputError
 from sa2va_dpo.common.signals import Terminated, run_child
+from sa2va_dpo.engine.run_record import publish
 from .folder import TRAINING
 from .rounds import ask_people, config_with_rounds
 from .settings import JobSettings
@@ -53,9 +53,8 @@ def command_of(settings: JobSettings, state: JobState) -> list[str]:
     if any(folder.glob('iter_*.pth')):
         command.append('--resume')
     options = []
-    if state.sam_size['chosen'] != state.sam_size['own']:
-        size = state.sam_size['chosen'] // 2
-        options += [f'model.score_size={size}', f'train_dataloader.dataset.score_size={size}']
+    if state.sam_size['chosen'] != state.sam_size['own'] and not any('score_size=' in option for option in settings.cfg_options):
+        options.append(f'score_size={state.sam_size["chosen"] // 2}')
     if not state.validates:
         options += ['val_dataloader=None', 'val_cfg=None', 'val_evaluator=None', 'default_hooks.checkpoint.save_best=None']
     options += settings.cfg_options
