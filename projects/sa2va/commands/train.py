@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError, WAITING
 from sa2va_dpo.common.ownership import releases
 
 
@@ -30,7 +31,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # After parsing, so that --help and a mistyped flag answer at once.
-    from sa2va_dpo.common.errors import InputError
     from sa2va_dpo.engine.config import read_config
 
     cfg = read_config(args.config, args.cfg_options, checkpoint=args.checkpoint, data_root=args.data_root, seed=args.seed)
@@ -43,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
-    from sa2va_dpo.common.errors import WAITING
     from sa2va_dpo.engine.rounds import PicksWanted
     from sa2va_dpo.engine.runner import Sa2VARunner
 

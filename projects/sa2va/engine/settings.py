@@ -7,6 +7,8 @@ from dataclasses import fields
 from functools import lru_cache
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.losses.objective import PreferenceConfig
+from sa2va_dpo.models.trainable import PARTS
 
 # What FlexibleRunner.from_cfg reads, then what this package reads. ``compile`` and the like are mmengine's.
 _OF_RUNNER = (
@@ -44,11 +46,9 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
-        from sa2va_dpo.models.losses.objective import PreferenceConfig
 
         return ('type', *(field.name for field in fields(PreferenceConfig)))
     if where[:2] == ('model', 'trainable'):
-        from sa2va_dpo.models.trainable import PARTS
 
         return tuple(PARTS) if len(where) == 2 else _LORA
     if where == ('model', 'activation_checkpointing'):
