@@ -85,7 +85,8 @@ def test_history_and_tensorboard_hold_pairs_and_reference(run_config, tmp_path):
         assert start[f'reference/{name}'] == later[f'reference/{name}'] == start[name]
     [vis_data] = tmp_path.glob('*/vis_data')
     events = EventAccumulator(str(vis_data)).Reload()
-    assert {'val/pairs/accuracy', 'val/pairs/dpo_loss', 'val/pairs/saturation', 'reference/dice', 'val/alarm'} <= set(events.Tags()['scalars'])
+    assert {'val/pairs/accuracy', 'val/pairs/dpo_loss', 'val/pairs/saturation', 'reference/dice',
+            'val/alarm'} <= set(events.Tags()['scalars'])
 
 
 def test_without_validation_pairs_one_line_says_so(run_config, pair_root, tmp_path, caplog):

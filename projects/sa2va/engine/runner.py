@@ -17,7 +17,7 @@ from .strategy import fit_to_machine
 
 @RUNNERS.register_module()
 class Sa2VARunner(FlexibleRunner):
-    """mmengine's FlexibleRunner after the config was settled, saved, fitted to the machine and its caches were filled."""
+    """mmengine's FlexibleRunner, once the config is settled, saved and fitted to the machine and its caches are filled."""
 
     @classmethod
     def from_cfg(cls, cfg: Config | ConfigDict | dict) -> 'Sa2VARunner':
@@ -40,7 +40,7 @@ class Sa2VARunner(FlexibleRunner):
         return runner
 
     def dump_config(self) -> None:
-        """``config.py`` is written already; mmengine would write the config as this machine runs it under the file's name."""
+        """``config.py`` is written already; mmengine would write what this machine made of it, too."""
 
     def train(self):
         """Train; a checkpoint to resume from is read without running code that it may hold."""
