@@ -85,7 +85,8 @@ def test_history_and_tensorboard_hold_pairs_and_reference(run_config, tmp_path):
         assert start[f'reference/{name}'] == later[f'reference/{name}'] == start[name]
     [vis_data] = tmp_path.glob('*/vis_data')
     events = EventAccumulator(str(vis_data)).Reload()
-    assert {'val/pairs/accuracy', 'val/pairs/dpo_loss', 'val/pairs/saturation', 'reference/dice', 'val/alarm'} <= set(events.Tags()['scalars'])
+    assert {'val/pairs/accuracy', 'val/pairs/dpo_loss', 'val/pairs/saturation', 'reference/dice',
+            'val/alarm'} <= set(events.Tags()['scalars'])
 
 
 def test_a_run_that_was_given_trained_tensors_does_not_start_at_its_reference(run_config, tmp_path):

@@ -47,7 +47,7 @@ class Sa2VARunner(GuardedRunner):
         return runner
 
     def dump_config(self) -> None:
-        """``config.py`` is written already; mmengine would write the config as this machine runs it under the file's name."""
+        """``config.py`` is written already; mmengine would write what this machine made of it, too."""
 
     def train(self):
         """Train; a checkpoint to resume from is read without running code that it may hold."""

@@ -10,11 +10,11 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.losses.objective import PreferenceConfig
 from sa2va_dpo.models.trainable import PARTS
 
-# What FlexibleRunner.from_cfg reads, then what this package reads. ``compile`` and the like are mmengine's.
+# What FlexibleRunner.from_cfg reads, then what this package reads.
 _OF_RUNNER = (
     'model', 'work_dir', 'experiment_name', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg',
-    'val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'strategy', 'auto_scale_lr',
-    'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor',
+    'val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'strategy',
+    'auto_scale_lr', 'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor',
     'log_level', 'visualizer', 'default_scope', 'randomness')
 TOP_LEVEL = (*_OF_RUNNER, 'runner_type', 'custom_imports', 'cache', 'rounds', 'deepspeed_on_cpu')
 
@@ -30,8 +30,8 @@ _FIXED: dict[tuple, tuple[str, ...]] = {
 }
 _HOLDERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Read beside the arguments of the class that is built.
-_BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'optimizer': (), 'hook': ('priority',),
-           'schedule': ('convert_to_iter_based', 'verbose')}
+_BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'default_hooks': ('priority',), 'custom_hooks': ('priority',),
+           'param_scheduler': ('convert_to_iter_based',)}
 
 
 def known_names(where: tuple, node) -> tuple[str, ...] | None:
@@ -66,9 +66,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
     names = _of_class(node['type']) if isinstance(node['type'], str) else arguments(node['type'])
     if names is None:
         return None
-    beside = 'optim_wrapper' if where == ('optim_wrapper',) else (
-        'hook' if where[0] in ('default_hooks', 'custom_hooks') else 'schedule' if where[0] == 'param_scheduler' else 'optimizer')
-    return ('type', '_scope_', *names, *_BESIDE[beside])
+    beside = _BESIDE.get(where[0], ()) if len(where) <= 2 else ()
+    return ('type', '_scope_', *names, *beside)
 
 
 def arguments(thing) -> tuple[str, ...] | None:
@@ -80,7 +79,8 @@ def arguments(thing) -> tuple[str, ...] | None:
             parameters = inspect.signature(owner).parameters.values()
         except (TypeError, ValueError):
             return None
-        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != 'self']
+        names += [p.name for p in parameters
+                  if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != 'self']
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return tuple(dict.fromkeys(names))
     # A function with **kwargs takes anything; a chain of classes ends in object, which takes nothing.
@@ -159,7 +159,7 @@ def check_option(cfg, key: str, spelled: str) -> None:
 
 def _free(where: tuple) -> bool:
     """Dicts that other libraries read by rules of their own, and those whose keys are data."""
-    return where[0] in ('strategy', 'env_cfg', 'rounds', 'visualizer') or where[-1] in ('styles', 'params', 'paramwise_cfg')
+    return where[0] in ('strategy', 'env_cfg', 'rounds', 'visualizer') or where[-1] in ('styles', 'paramwise_cfg')
 
 
 def _nearest(settings: dict, key: str, where: tuple, part: str, names: tuple[str, ...]) -> str:
