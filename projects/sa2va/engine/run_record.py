@@ -74,6 +74,10 @@ def training_identity(cfg: Mapping) -> dict:
             for key in ('images_dir', 'gt_dir'):
                 if isinstance(node.get(key), str) and Path(node[key]).is_dir():
                     data[node[key]] = folder_hashes(node[key])
+    for key in ('unlabelled', 'unlabelled_gt', 'predictions'):
+        place = (settings.get('rounds') or {}).get(key)
+        if isinstance(place, str) and Path(place).exists():
+            data[place] = folder_hashes(place) if Path(place).is_dir() else {'': hash_file(place)[:_DIGITS]}
     checkpoint = settings.get('model', {}).get('checkpoint')
     files = folder_hashes(checkpoint) if checkpoint and Path(checkpoint).is_dir() else {}
     return dict(config=settings, checkpoint=files, data=data)
