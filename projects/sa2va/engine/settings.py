@@ -5,6 +5,7 @@ import difflib
 import inspect
 from dataclasses import fields
 from functools import lru_cache
+from typing import Iterable
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.losses.objective import PreferenceConfig
@@ -34,15 +35,15 @@ _BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'default_hooks': (
            'param_scheduler': ('convert_to_iter_based',)}
 
 
-def known_names(where: tuple, node) -> tuple[str, ...] | None:
+def known_names(where: tuple, node, top: Iterable[str] = ()) -> tuple[str, ...] | None:
     """The names that something reads in the dict ``node`` that stands at ``where``; None where any name may stand.
+
+    ``top`` names the facts of this config (``facts.py``), which stand at the top beside what mmengine reads.
 
     Names come from the signature of the class that ``node['type']`` means, and its bases' while it passes keywords on.
     """
     if not where:
-        from .facts import FACTS
-
-        return (*TOP_LEVEL, *(fact.name for fact in FACTS if fact.live(node)))
+        return (*TOP_LEVEL, *top)
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
@@ -126,13 +127,14 @@ def _of_zero() -> tuple[str, ...] | None:
                  for name in (key, field.alias) if name)
 
 
-def check_option(cfg, key: str, spelled: str) -> None:
+def check_option(cfg, key: str, spelled: str, top: Iterable[str]) -> None:
     """Refuse an override that nothing would read.
 
     Args:
         cfg: the config that it is laid on.
         key: dotted path.
         spelled: the option as the user wrote it.
+        top: names of the config's facts.
 
     Raises:
         InputError: naming the nearest setting that is read.
@@ -148,7 +150,7 @@ def check_option(cfg, key: str, spelled: str) -> None:
             continue
         if part == '_delete_':
             return
-        names = known_names(where, node)
+        names = known_names(where, node, top)
         if names is None and not isinstance(node, dict):
             return
         if names is not None and part not in names or names is None and part not in node and where and not _free(where):

@@ -9,6 +9,7 @@ from typing import Callable, Container
 
 import numpy as np
 
+from sa2va_dpo.datasets.ground_truth import size_problem
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import SampleMaker, View
 from sa2va_dpo.common.errors import InputError
@@ -25,11 +26,12 @@ from .sources import GREEDY, GroundTruth
 
 @dataclass(frozen=True)
 class Item:
-    """Files of one image: ``gt`` is ``None`` without ground truth, ``inputs`` digests all of them."""
+    """Files of one image: ``gt`` and ``field_of_view`` are ``None`` where there is none, ``inputs`` digests all of them."""
 
     image: Path
     gt: Path | None
     inputs: str
+    field_of_view: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Mined:
     """The journal entry of one image, and what has to be on disk before it is written.
 
     Attributes:
-        entry: see ``preferences/report.py``.
+        entry: see ``preferences/report.py``; ``field_of_view`` says whether there is one.
         masks: (mask, file names relative to the data root).
         gt: ground truth.
     """
@@ -71,8 +73,7 @@ def read(item: Item) -> Pixels:
 def check_size(image: Path, gt: Path, image_size: tuple[int, int], gt_size: tuple[int, int]) -> None:
     """Raises InputError where (width, height) differ."""
     if image_size != gt_size:
-        raise InputError(f'{gt}: is {gt_size[0]} x {gt_size[1]}, its image {image.name} is '
-                         f'{image_size[0]} x {image_size[1]}: ground truth must have the size of the image')
+        raise InputError(size_problem(image, gt, image_size, gt_size))
 
 
 class Miner:
@@ -99,7 +100,7 @@ class Miner:
         config, stem = self.config, item.image.stem
         if item.image.name in self.held_out:
             return Mined(dict(image=item.image.name, stem=stem, inputs=item.inputs, records=[], duplicates=0, dropped_gap=0,
-                              missing=[], candidates=[]), [], pixels.gt)
+                              missing=[], candidates=[], field_of_view=item.field_of_view is not None), [], pixels.gt)
         context, evidence = self._look(item, pixels)
         kept, duplicates = self._candidates(context)
         everything = [*kept, *self._composite(kept, evidence)]
@@ -123,6 +124,7 @@ class Miner:
             records.append(self._record(item, pair, masks, everything, ious, scored))
         entry = dict(image=item.image.name, stem=stem, inputs=item.inputs, records=records, duplicates=duplicates,
                      dropped_gap=dropped, missing=context.missing, diversity=_diversity(kept),
+                     field_of_view=item.field_of_view is not None,
                      candidates=[dict(source=c.source, iou=_number(i), score=_number(s), **others)
                                  for c, i, s, others in zip(kept, ious, scores, self._compare(kept, evidence))])
         return Mined(entry, [(everything[index].mask, files) for index, files in names.items()], pixels.gt)
