@@ -39,8 +39,9 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
     path = config_path(path)
     cfg = _settled(path)
     asked: dict[str, Any] = {}
+    facts = tuple(fact.name for fact in FACTS if fact.live(cfg))
     for spelled, key, value in _parsed(options, flags):
-        check_option(cfg, key, spelled)
+        check_option(cfg, key, spelled, facts)
         if key in asked and asked[key] != value:
             raise InputError(f'--cfg-options {spelled}: {key} is set to {asked[key]!r}, too: give one of them')
         asked[key] = value

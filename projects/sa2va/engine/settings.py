@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import lru_cache
 
 from sa2va_dpo.common.errors import InputError
+from .round_settings import RoundSettings
 from sa2va_dpo.models.losses.objective import PreferenceConfig
 from sa2va_dpo.models.trainable import PARTS
 
@@ -27,6 +28,7 @@ _FIXED: dict[tuple, tuple[str, ...]] = {
     ('optim_wrapper', 'clip_grad'): ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'clip_value'),
     ('auto_scale_lr',): ('enable', 'base_batch_size'),
     ('custom_imports',): ('imports', 'allow_failed_imports'),
+    ('rounds', 'guard'): ('metric', 'patience', 'tolerance'),
 }
 _HOLDERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Read beside the arguments of the class that is built.
@@ -39,10 +41,6 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
 
     Names come from the signature of the class that ``node['type']`` means, and its bases' while it passes keywords on.
     """
-    if not where:
-        from .facts import FACTS
-
-        return (*TOP_LEVEL, *(fact.name for fact in FACTS if fact.live(node)))
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
@@ -57,6 +55,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
         from sa2va_dpo.caching.prepare import SETTINGS
 
         return tuple(SETTINGS)
+    if where == ('rounds',):
+        return tuple(field.name for field in fields(RoundSettings))
     if len(where) == 1 and where[0] in _HOLDERS:
         return _of_dataloader()
     if where == ('strategy', 'zero_optimization'):
@@ -126,13 +126,14 @@ def _of_zero() -> tuple[str, ...] | None:
                  for name in (key, field.alias) if name)
 
 
-def check_option(cfg, key: str, spelled: str) -> None:
+def check_option(cfg, key: str, spelled: str, facts: tuple[str, ...]) -> None:
     """Refuse an override that nothing would read.
 
     Args:
         cfg: the config that it is laid on.
         key: dotted path.
         spelled: the option as the user wrote it.
+        facts: names at the top that reach a place in this config, beside ``TOP_LEVEL``.
 
     Raises:
         InputError: naming the nearest setting that is read.
@@ -148,7 +149,7 @@ def check_option(cfg, key: str, spelled: str) -> None:
             continue
         if part == '_delete_':
             return
-        names = known_names(where, node)
+        names = known_names(where, node) if where else (*TOP_LEVEL, *facts)
         if names is None and not isinstance(node, dict):
             return
         if names is not None and part not in names or names is None and part not in node and where and not _free(where):
@@ -159,7 +160,7 @@ def check_option(cfg, key: str, spelled: str) -> None:
 
 def _free(where: tuple) -> bool:
     """Dicts that other libraries read by rules of their own, and those whose keys are data."""
-    return where[0] in ('strategy', 'env_cfg', 'rounds', 'visualizer') or where[-1] in ('styles', 'paramwise_cfg')
+    return where[0] in ('strategy', 'env_cfg', 'visualizer') or where[-1] in ('styles', 'paramwise_cfg')
 
 
 def _nearest(settings: dict, key: str, where: tuple, part: str, names: tuple[str, ...]) -> str:
