@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
-from .facts import FACTS, MISSING, get, live_names, put, settle, spell, unsettled
+from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
 
 VALIDATION_HOOKS = ('PairValidationHook', 'StartValidationHook', 'PreferenceAlarmHook', 'EarlyStoppingHook')
@@ -39,8 +39,9 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
     path = config_path(path)
     cfg = _settled(path)
     asked: dict[str, Any] = {}
+    facts = tuple(fact.name for fact in FACTS if fact.live(cfg))
     for spelled, key, value in _parsed(options, flags):
-        check_option(cfg, key, spelled, live_names(cfg))
+        check_option(cfg, key, spelled, facts)
         if key in asked and asked[key] != value:
             raise InputError(f'--cfg-options {spelled}: {key} is set to {asked[key]!r}, too: give one of them')
         asked[key] = value

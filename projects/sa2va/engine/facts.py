@@ -116,18 +116,13 @@ def _expand(cfg, pattern: Where) -> Iterator[Where]:
         yield from _expand(cfg, (*pattern[:at], index, *pattern[at + 1:]))
 
 
-def live_names(cfg) -> tuple[str, ...]:
-    """Names of the facts that this config has."""
-    return tuple(fact.name for fact in FACTS if fact.live(cfg))
-
-
 def _is_read(cfg, where: Where) -> bool:
     parent = get(cfg, where[:-1])
     if where == ('randomness', 'seed'):
         return parent is MISSING or isinstance(parent, dict)
     if not isinstance(parent, dict):
         return False
-    names = known_names(where[:-1], parent, live_names(parent) if len(where) == 1 else ())
+    names = known_names(where[:-1], parent)
     return where[-1] in parent if names is None else where[-1] in names
 
 

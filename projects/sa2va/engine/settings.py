@@ -5,9 +5,9 @@ import difflib
 import inspect
 from dataclasses import fields
 from functools import lru_cache
-from typing import Iterable
 
 from sa2va_dpo.common.errors import InputError
+from .round_settings import RoundSettings
 from sa2va_dpo.models.losses.objective import PreferenceConfig
 from sa2va_dpo.models.trainable import PARTS
 
@@ -28,6 +28,7 @@ _FIXED: dict[tuple, tuple[str, ...]] = {
     ('optim_wrapper', 'clip_grad'): ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'clip_value'),
     ('auto_scale_lr',): ('enable', 'base_batch_size'),
     ('custom_imports',): ('imports', 'allow_failed_imports'),
+    ('rounds', 'guard'): ('metric', 'patience', 'tolerance'),
 }
 _HOLDERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Read beside the arguments of the class that is built.
@@ -35,15 +36,11 @@ _BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'default_hooks': (
            'param_scheduler': ('convert_to_iter_based',)}
 
 
-def known_names(where: tuple, node, top: Iterable[str] = ()) -> tuple[str, ...] | None:
+def known_names(where: tuple, node) -> tuple[str, ...] | None:
     """The names that something reads in the dict ``node`` that stands at ``where``; None where any name may stand.
-
-    ``top`` names the facts of this config (``facts.py``), which stand at the top beside what mmengine reads.
 
     Names come from the signature of the class that ``node['type']`` means, and its bases' while it passes keywords on.
     """
-    if not where:
-        return (*TOP_LEVEL, *top)
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
@@ -58,6 +55,8 @@ def known_names(where: tuple, node, top: Iterable[str] = ()) -> tuple[str, ...] 
         from sa2va_dpo.caching.prepare import SETTINGS
 
         return tuple(SETTINGS)
+    if where == ('rounds',):
+        return tuple(field.name for field in fields(RoundSettings))
     if len(where) == 1 and where[0] in _HOLDERS:
         return _of_dataloader()
     if where == ('strategy', 'zero_optimization'):
@@ -127,14 +126,14 @@ def _of_zero() -> tuple[str, ...] | None:
                  for name in (key, field.alias) if name)
 
 
-def check_option(cfg, key: str, spelled: str, top: Iterable[str]) -> None:
+def check_option(cfg, key: str, spelled: str, facts: tuple[str, ...]) -> None:
     """Refuse an override that nothing would read.
 
     Args:
         cfg: the config that it is laid on.
         key: dotted path.
         spelled: the option as the user wrote it.
-        top: names of the config's facts.
+        facts: names at the top that reach a place in this config, beside ``TOP_LEVEL``.
 
     Raises:
         InputError: naming the nearest setting that is read.
@@ -150,7 +149,7 @@ def check_option(cfg, key: str, spelled: str, top: Iterable[str]) -> None:
             continue
         if part == '_delete_':
             return
-        names = known_names(where, node, top)
+        names = known_names(where, node) if where else (*TOP_LEVEL, *facts)
         if names is None and not isinstance(node, dict):
             return
         if names is not None and part not in names or names is None and part not in node and where and not _free(where):
@@ -161,7 +160,7 @@ def check_option(cfg, key: str, spelled: str, top: Iterable[str]) -> None:
 
 def _free(where: tuple) -> bool:
     """Dicts that other libraries read by rules of their own, and those whose keys are data."""
-    return where[0] in ('strategy', 'env_cfg', 'rounds', 'visualizer') or where[-1] in ('styles', 'paramwise_cfg')
+    return where[0] in ('strategy', 'env_cfg', 'visualizer') or where[-1] in ('styles', 'paramwise_cfg')
 
 
 def _nearest(settings: dict, key: str, where: tuple, part: str, names: tuple[str, ...]) -> str:

@@ -157,6 +157,8 @@ def test_the_same_thing_said_twice_is_no_contradiction(full):
     ('model.trainable.llm.rank=4', 'nothing reads model.trainable.llm.rank'),
     ('model.trainable.sam_encoder=full', 'did you mean model.trainable.sam2_encoder?'),
     ('model.activation_checkpointing.lm=True', 'did you mean model.activation_checkpointing.llm?'),
+    ('rounds.counts=3', 'did you mean rounds.count?'),
+    ('rounds.guard.patient=3', 'did you mean rounds.guard.patience?'),
     ('cache.directory=x', 'did you mean cache.dir?'),
     ('param_scheduler.0.stop=3', 'nothing reads param_scheduler.0.stop'),
     ('param_scheduler.7.end=3', 'is a list of 2'),
@@ -177,6 +179,7 @@ def test_a_fact_without_a_place_is_refused(repo_root):
 
 
 @pytest.mark.parametrize('option', [
+    'rounds.count=2', 'rounds.guard.patience=3',
     'model.trainable.llm.r=4', 'model.dtype=bfloat16', 'cache.dir=x', 'deepspeed_on_cpu=True', 'param_scheduler.0.end=3',
     'default_hooks.checkpoint.max_keep_ckpts=1', 'custom_hooks.2.stop=True', 'strategy.zero_optimization.stage=1',
     'strategy.gradient_accumulation_steps=2', 'train_dataloader.dataset.brightness=0.1', 'train_dataloader.drop_last=True',
