@@ -176,8 +176,8 @@ def test_after_a_job_training_in_its_folder_starts_from_nothing(cli, tested_pair
 def test_killed_in_training_it_goes_on_and_edited_annotations_are_refused(cli, folders, run_config, micro_checkpoint, repo_root, tmp_path):
     images, gt = folders
     work_dir = tmp_path / 'w'
-    options = ('--sam_size', 'keep', '--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=200',
-               'train_cfg.val_interval=200', 'default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.max_keep_ckpts=2')
+    options = ('--sam_size', 'keep', '--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=30',
+               'train_cfg.val_interval=30', 'default_hooks.checkpoint.interval=2')
     command = [sys.executable, '-m', 'sa2va_dpo', 'job', '--model', micro_checkpoint, '--images', images, '--gt', gt,
                '--config', run_config, '--work-dir', work_dir, '--min_iou_gap', '0.01', *options]
     process = subprocess.Popen(list(map(str, command)), cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -48,8 +48,8 @@ def test_the_five_metrics_of_the_guide_are_in_tensorboard(finished_run):
     [vis_data] = finished_run.glob('*/vis_data')
     events = EventAccumulator(str(vis_data)).Reload()
     scalars = events.Tags()['scalars']
-    for name in (*GUIDE_METRICS, 'val/dice', 'val/iou', 'train/loss', 'train/supervised_loss', 'optim/lr', 'optim/grad_norm',
-                 'reference/dice'):
+    for name in (*GUIDE_METRICS, 'val/dice', 'val/iou', 'train/loss', 'train/supervised_loss', 'optim/lr',
+                 'optim/grad_norm', 'reference/dice'):
         assert name in scalars, f'{name} not in {scalars}'
     assert [event.step for event in events.Scalars('val/dice')] == [0, 2, 4]
     assert events.Scalars('train/preference_nll')[0].value == pytest.approx(0.693147, abs=1e-4), 'policy == reference at step 1'

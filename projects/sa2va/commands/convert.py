@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.files import write_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +25,6 @@ def main(argv: list[str] | None = None) -> int:
         InputError: see :func:`sa2va_dpo.models.checkpoint.upstream_pth.convert`.
     """
     args = parse_args(argv)
-    from sa2va_dpo.common.files import write_json
     from sa2va_dpo.models.checkpoint.upstream_pth import convert
 
     report = convert(args.pth, args.base, args.output, args.lora_alpha, args.rslora)

@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,8 +28,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _refuse_existing(output: str | Path) -> None:
-    from sa2va_dpo.common.errors import InputError
-
     if Path(output).exists():
         raise InputError(f'{output}: exists already: choose another directory or remove it')
 
@@ -79,7 +78,6 @@ def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | No
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from sa2va_dpo.common.errors import InputError
 
     if args.output is None:
         from sa2va_dpo.models.checkpoint import is_adapter

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.files import write_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -22,7 +23,6 @@ def main(argv: list[str] | None = None) -> int:
         InputError: the folder is no parity fixture.
     """
     args = parse_args(argv)
-    from sa2va_dpo.common.files import write_text
     from sa2va_dpo.parity.compare import as_json, check_fixture, report
 
     rows = check_fixture(args.fixture_dir)

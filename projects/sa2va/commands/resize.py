@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +24,6 @@ def main(argv: list[str] | None = None) -> int:
         InputError: no such checkpoint, or its size cannot be changed to this one.
     """
     args = parse_args(argv)
-    from sa2va_dpo.common.errors import InputError
     from sa2va_dpo.models.checkpoint import copy_with_sam_size
 
     if not args.checkpoint.is_dir():

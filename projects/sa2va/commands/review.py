@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_json
 
 _LISTED = 20
 
@@ -110,7 +111,6 @@ def _agreement(report: dict) -> str:
 
 
 def _export(review, names: list[str], path: Path) -> None:
-    from sa2va_dpo.datasets.annotations import write_json
     from sa2va_dpo.review.agreement import compare
     from sa2va_dpo.review.journal import read_decisions, read_notes
 

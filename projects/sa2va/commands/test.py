@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.processes import pick_device
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +28,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from sa2va_dpo.common.errors import InputError
     from sa2va_dpo.engine.config import read_config, test_source
 
     if bool(args.images) != bool(args.gt):
@@ -37,7 +38,6 @@ def main(argv: list[str] | None = None) -> int:
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
     from sa2va_dpo.evaluation.report import format_summary
-    from sa2va_dpo.common.processes import pick_device
     from sa2va_dpo.inference.scoring import evaluate_model
     from sa2va_dpo.models.checkpoint import load_trained_tensors
     from sa2va_dpo.models.run_model import inference_model

@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError, WAITING
+from sa2va_dpo.common.ownership import releases
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,12 +27,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@releases
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # After parsing, so that --help and a mistyped flag answer at once.
-    from sa2va_dpo.common.errors import InputError
     from sa2va_dpo.engine.config import read_config
-    from .run_record import claim_training
 
     cfg = read_config(args.config, args.cfg_options, checkpoint=args.checkpoint, data_root=args.data_root, seed=args.seed)
     cfg.launcher = args.launcher
@@ -40,15 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    for line in claim_training(cfg, args.overwrite):
-        print(line, flush=True)
 
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
-    from sa2va_dpo.common.errors import WAITING
     from sa2va_dpo.engine.rounds import PicksWanted
     from sa2va_dpo.engine.runner import Sa2VARunner
 
-    runner = Sa2VARunner.from_cfg(cfg)
+    runner = Sa2VARunner.from_cfg(cfg, overwrite=args.overwrite)
     try:
         runner.train()
     except PicksWanted as wanted:

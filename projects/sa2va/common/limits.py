@@ -12,6 +12,8 @@ LIMITS = dict(
     json_bytes=1 << 30,  # of a JSON file: annotations of a million pairs take a third of it
     json_depth=64,  # nested lists and objects
     json_digits=100,  # of an integer: more is no number that anything here can mean
+    image_pixels=1 << 26,  # of one image or mask: the largest fundus cameras make a third of it
+    frames=10_000,  # of one file of a sequence or volume
 )
 
 
@@ -40,3 +42,12 @@ def limit(name: str) -> int:
 def variable_of(name: str) -> str:
     """The environment variable that overrides a limit."""
     return f'SA2VA_DPO_MAX_{name.upper()}'
+
+
+def check_pixels(path: object, width: int, height: int) -> None:
+    """Raises InputError for a picture without pixels or above the limit, before memory is asked for it."""
+    if width < 1 or height < 1:
+        raise InputError(f'{path}: is {width} x {height} px: it holds no picture')
+    if width * height > limit('image_pixels'):
+        raise InputError(f'{path}: is {width} x {height} px, the limit is {limit("image_pixels")} pixels: make it smaller, or raise '
+                         f'{variable_of("image_pixels")}')

@@ -20,7 +20,7 @@ log_interval = 50
 model = dict(
     type='Sa2VASegModel', trainable='all', hypotheses='all', bce_weight=2.0, dice_weight=0.5)
 
-# Which drawings there are is data, not chance: their seeds differ between training and validation, whatever the run's seed.
+# Which drawings there are is data, not chance: their seeds stay apart, whatever the run's seed.
 train_dataloader = dict(
     num_workers=14,
     persistent_workers=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
@@ -11,8 +12,15 @@ from typing import Any, Sequence
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json, write_json
 
-_PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
+_PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask', 'field_of_view')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
+# Differences of scores below this are noise of floating point: 0.85 - 0.80 is 0.04999999999999993.
+SAME = 1e-9
+
+
+def reaches_gap(gap: float, min_gap: float) -> bool:
+    """Whether a difference of unrounded scores is large enough; the generator and the data set both ask here."""
+    return gap >= min_gap - SAME
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,12 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class SegRecord:
-    """One image with its ground truth; paths are relative to the data root."""
+    """One image with its ground truth and, where there is one, its field of view; paths are relative to the data root."""
 
     image: str
     mask: str
     prompt: str
+    field_of_view: str | None = None
 
 
 def resolve(data_root: str | os.PathLike, relative: str) -> Path:
@@ -77,6 +86,17 @@ def resolve(data_root: str | os.PathLike, relative: str) -> Path:
         raise InputError(f'{relative!r}: is no usable path ({error}): rename the file') from None
     if not inside:
         raise InputError(f'{relative!r}: is a link that leaves the data root {root}: copy the file into it')
+    return path if path.exists() else _other_spelling(root, pure.parts) or path
+
+
+def _other_spelling(root: Path, parts: Sequence[str]) -> Path | None:
+    """The file whose name differs in Unicode's normal form alone: archives and macOS change it on the way."""
+    path = root
+    for part in parts:
+        path = next((path / spelling for spelling in (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
+                     if (path / spelling).exists()), None)
+        if path is None or not path.resolve().is_relative_to(root.resolve()):
+            return None
     return path
 
 
@@ -119,7 +139,8 @@ def read_segs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Seg
     """
     records = []
     for where, entry in _entries(path):
-        records.append(SegRecord(**{name: _text(where, entry, name) for name in ('image', 'mask', 'prompt')}))
+        names = ('image', 'mask', 'prompt', *(['field_of_view'] if entry.get('field_of_view') is not None else []))
+        records.append(SegRecord(**{name: _text(where, entry, name) for name in names}))
         _check_files(where, data_root, entry)
     return records
 
@@ -135,7 +156,7 @@ def write_pairs(path: str | os.PathLike, records: Sequence[PairRecord]) -> None:
 
 def write_segs(path: str | os.PathLike, records: Sequence[SegRecord]) -> None:
     """Write images with ground truth; the file appears whole or not at all."""
-    write_json(path, [vars(record) for record in records])
+    write_json(path, [{name: value for name, value in vars(record).items() if value is not None} for record in records])
 
 
 def _entries(path: str | os.PathLike):

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file
-from .annotations import PairRecord, read_pairs, resolve
+from .annotations import PairRecord, reaches_gap, read_pairs, resolve
 from .draws import choose_in_turn, rng_of
 from .mask_io import read_image_rgb, read_mask
 from .samples import SampleMaker, View
@@ -54,7 +54,7 @@ class DPOVesselDataset(Dataset):
         path = self.data_root / ann_file
         groups: dict[tuple[str, str], list] = {}
         for record in read_pairs(path, self.data_root):
-            if record.preference_gap >= min_iou_gap:
+            if reaches_gap(record.preference_gap, min_iou_gap):
                 groups.setdefault((record.image, record.prompt), []).append(record)
         if not groups:
             raise InputError(f'{path}: no pair has iou_gap >= {min_iou_gap}: '

@@ -13,8 +13,10 @@ from torch.utils.data import Dataset
 from sa2va_dpo.common.errors import InputError
 from .annotations import read_segs, resolve
 from .draws import rng_of
-from .ground_truth import match_ground_truth
+from .field_of_view import find_field_of_view
+from .ground_truth import check_sizes, match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask
+from .names import GT_SUFFIXES, key
 from .preprocess import Sa2VAPreprocessor
 from .samples import SampleMaker, View, digest_of_array
 from .targets import flip, soft_target
@@ -30,44 +32,53 @@ def preprocessor_of(checkpoint: str) -> Sa2VAPreprocessor:
 
 @DATASETS.register_module()
 class AnnotatedMasks(Dataset):
-    """Images and ground truth listed in a ``val_annotations.json`` of a data root."""
+    """Images and ground truth listed in a ``val_annotations.json`` of a data root.
+
+    Raises:
+        InputError: the file or one of its records is bad, or a mask has another size than its image.
+    """
 
     def __init__(self, data_root: str, ann_file: str = 'val_annotations.json') -> None:
         self.data_root = Path(data_root)
         self.records = read_segs(self.data_root / ann_file, self.data_root)
+        check_sizes([(resolve(self.data_root, record.image), resolve(self.data_root, record.mask)) for record in self.records])
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
-        return dict(image=read_image_rgb(resolve(self.data_root, record.image)),
+        item = dict(image=read_image_rgb(resolve(self.data_root, record.image)),
                     mask=read_mask(resolve(self.data_root, record.mask)),
                     prompt=record.prompt, image_id=Path(record.image).stem)
+        if record.field_of_view is not None:
+            item['field_of_view'] = read_mask(resolve(self.data_root, record.field_of_view))
+        return item
 
 
 @DATASETS.register_module()
 class FolderMasks(Dataset):
-    """Images of a folder and their ground truth of the same stem (see ``datasets/ground_truth.py``).
+    """Images of a folder with their ground truth and, where there are, fields of view (see ``datasets/names.py``).
 
     Args:
-        images_dir, gt_dir: folders.
+        images_dir, gt_dir: folders, which may be the same one; ``gt_dir`` may be a JSON file of outlines.
         prompt: one prompt for all images.
         stems: keep only images with these stems (a split); ``None`` keeps all.
 
     Raises:
-        InputError: a folder is missing, or no image has ground truth.
+        InputError: a folder is missing, no image has ground truth, or a mask has another size than its image.
     """
 
     def __init__(self, images_dir: str, gt_dir: str, prompt: str = DEFAULT_PROMPT,
                  stems: Sequence[str] | None = None) -> None:
         matched, self.missing = match_ground_truth(list_images(Path(images_dir)), Path(gt_dir))
         if stems is not None:
-            wanted = set(stems)
-            matched = [(image, gt) for image, gt in matched if image.stem in wanted]
+            wanted = set(map(key, stems))
+            matched = [(image, gt) for image, gt in matched if key(image.stem) in wanted]
         if not matched:
             raise InputError(f'{images_dir}: no image has ground truth of the same stem in {gt_dir}: '
-                             'check the two folders (suffixes _mask, _gt, _manual1, _1stHO are understood)')
+                             f'check the two folders (suffixes {", ".join(GT_SUFFIXES)} are understood)')
+        check_sizes(matched)
         self.matched, self.prompt = matched, prompt
 
     def __len__(self) -> int:
@@ -75,7 +86,11 @@ class FolderMasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image, gt = self.matched[index]
-        return dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem)
+        item = dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem)
+        field_of_view = find_field_of_view(image, gt)
+        if field_of_view is not None:
+            item['field_of_view'] = read_mask(field_of_view)
+        return item
 
 
 @DATASETS.register_module()
@@ -84,7 +99,7 @@ class VesselSegDataset(Dataset):
 
     Args:
         source: config of a data set yielding dicts with ``image`` (uint8 H x W x 3), ``mask`` (H x W, nonzero is
-            vessel), ``prompt`` and ``image_id``.
+            vessel), ``prompt``, ``image_id`` and, where pixels are left out of the scores, ``field_of_view`` (bool H x W).
         preprocessor: checkpoint directory whose tokenizer and image sizes are used.
         training: adds ``target`` (soft mask, uint8 [S, S]) in place of the full-size ground truth.
         score_size: S; ``None`` is the SAM2 input size.
@@ -125,7 +140,8 @@ class VesselSegDataset(Dataset):
         image, mask = item['image'], np.asarray(item['mask']) > 0
         if not self.training:
             view = View(lambda: digest_of_array(image), lambda: image, item['prompt'])
-            return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image)
+            return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image,
+                        field_of_view=item.get('field_of_view'))
         rng = rng_of(self.seed, index)
         image = jitter(image, self.brightness, rng)
         horizontal, vertical = rng.random(2) < self.flip_prob
@@ -156,6 +172,8 @@ def vessel_seg_collate(items: list[dict], preprocessor: str) -> dict:
     if 'target' in items[0]:
         data['target'] = torch.from_numpy(np.stack([item['target'] for item in items]))
     else:
-        for key in ('gt_mask', 'image_id', 'image'):
-            data[key] = [item[key] for item in items]
+        for name in ('gt_mask', 'image_id', 'image'):
+            data[name] = [item[name] for item in items]
+        if any(item.get('field_of_view') is not None for item in items):
+            data['field_of_view'] = [item.get('field_of_view') for item in items]
     return data

@@ -35,10 +35,12 @@ from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
 HISTORY_FILE, ALARM_FILE, LAST_FILE = 'val_history.json', 'alarms.json', 'last_checkpoint'
 _CHECKPOINT = re.compile(r'iter_(\d+)\.pth')
+_BEST = re.compile(r'best_.+_iter_(\d+)\.pth')
 _HISTORY, _STATES = 'val_history', 'hook_states'  # in the message hub, which every checkpoint holds
 # Attributes that decide what a hook of mmengine does next; our own hooks have state_dict() and load_state_dict().
 _FOREIGN_STATES = {EarlyStoppingHook: ('wait_count', 'best_score')}
 _MIB = 2 ** 20
+_AGAIN = 'resume the training, which writes it again'
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,18 @@ def select(work_dir: str | Path, metric: str = 'dice') -> Selection:
     if named is None or best is None or (start is not None and best <= start):
         return Selection(None, best, start)
     file = Path(work_dir) / named['checkpoint']
-    remedy = 'resume the training, which writes it again'
     if not file.is_file():
-        raise InputError(f'{file}: missing, {HISTORY_FILE} names it as the best: {remedy}')
-    if hash_file(file) != named['sha256']:
-        raise InputError(f'{file}: is not what was written at iteration {named["iter"]} (its hash in {HISTORY_FILE} is another): '
-                         f'remove it and {remedy}')
+        raise InputError(f'{file}: missing, {HISTORY_FILE} names it as the best: {_AGAIN}')
+    check_best(file, history)
     return Selection(file, best, start)
+
+
+def check_best(file: Path, history: list[dict]) -> None:
+    """Raises InputError where the history holds another hash of this file than it has."""
+    entry = next((entry for entry in history if entry.get('checkpoint') == file.name), {})
+    if entry.get('sha256') not in (None, hash_file(file)):
+        raise InputError(f'{file}: is not what was written at iteration {entry["iter"]} (its hash in {HISTORY_FILE} is another): '
+                         f'{_AGAIN}')
 
 
 def newest_whole(work_dir: str | Path) -> tuple[Path | None, list[str]]:
@@ -157,19 +164,22 @@ class ExactCheckpointHook(CheckpointHook):
             self.history = [entry for entry in read_json(work_dir / HISTORY_FILE, kind=list) if entry['iter'] <= runner.iter]
         barrier()
         if is_main_process():
+            if runner.iter:
+                # The end of a commit that a kill may have cut off.
+                self._repair_best(runner)
+                write_json(work_dir / HISTORY_FILE, self.history)
+                write_text(work_dir / LAST_FILE, str(work_dir / self.filename_tmpl.format(runner.iter)))
+                self._drop_old(work_dir)
             named = (_best_entry(self.history) or {}).get('checkpoint')
             for line in set_aside(work_dir, runner.iter, named):
                 runner.logger.info(line)
-            if runner.iter:
-                self._repair_best(runner)
-                write_json(work_dir / HISTORY_FILE, self.history)
         barrier()
         _restore_states(runner)
 
     def before_train(self, runner) -> None:
+        self.out_dir = str(runner.work_dir)
         if self.follows_validation:
             self.interval = runner.train_loop.val_interval
-        self.out_dir = str(runner.work_dir)
         runner.logger.info(f'Checkpoints will be saved to {self.out_dir}.')
         if is_main_process():
             self._check_room(runner)
@@ -268,8 +278,9 @@ class ExactCheckpointHook(CheckpointHook):
     def _drop_old(self, work_dir: Path) -> None:
         named = _best_entry(self.history)
         if named is not None:
-            for path in work_dir.glob(f'best_{self.key_indicators[0]}_iter_*.pth'.replace('/', '_')):
-                if path.name != named['checkpoint']:
+            for path in work_dir.glob('best_*.pth'):
+                match = _BEST.fullmatch(path.name)
+                if match and path.name != named['checkpoint'] and int(match.group(1)) <= self.history[-1]['iter']:
                     remove(path)
         if self.max_keep_ckpts > 0:
             steps = sorted(int(match.group(1)) for path in work_dir.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)))

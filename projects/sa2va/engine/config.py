@@ -1,7 +1,7 @@
 """From a config file and overrides to the settings of a run (docs/training.md, "Settings").
 
-Three callers: the commands read a file with :func:`read_config`; the runner calls :func:`derive` on whatever config it is
-built from; the configs of this package end with :func:`complete`, so that mmengine alone reads the same settings.
+Three callers: the commands read a file with :func:`read_config`; the runner calls :func:`derive` on whatever config it
+is built from; the configs of this package end with :func:`complete`, so that mmengine alone reads the same settings.
 """
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any, Iterable
 
 from mmengine.config import Config, ConfigDict, DictAction
 
+from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
-from .facts import FACTS, MISSING, bundled, get, put, settle, spell, unsettled
+from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
 
 VALIDATION_HOOKS = ('PairValidationHook', 'StartValidationHook', 'PreferenceAlarmHook', 'EarlyStoppingHook')
@@ -27,7 +28,7 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
     """The settled config of a file with overrides.
 
     Args:
-        path: a config file; one of this package's may be named as in the repository from anywhere.
+        path: a config file; one of this package's may be named from anywhere, as in the repository or by its bare name.
         options: ``KEY=VALUE`` of ``--cfg-options``: a fact's name (``beta=0.2``) or any setting by its dotted path.
         flags: facts set by a command-line flag of their own (``data_root='...'``); None where the flag was not given.
 
@@ -35,11 +36,12 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
         InputError: the file cannot be read, an option has no ``=``, is read by nothing or contradicts another one, or a
             setting is bad.
     """
-    path = bundled(path)
+    path = config_path(path)
     cfg = _settled(path)
     asked: dict[str, Any] = {}
+    facts = tuple(fact.name for fact in FACTS if fact.live(cfg))
     for spelled, key, value in _parsed(options, flags):
-        check_option(cfg, key, spelled)
+        check_option(cfg, key, spelled, facts)
         if key in asked and asked[key] != value:
             raise InputError(f'--cfg-options {spelled}: {key} is set to {asked[key]!r}, too: give one of them')
         asked[key] = value
@@ -77,8 +79,8 @@ def derive(cfg: Config) -> list[str]:
 def complete(base: ConfigDict, own: dict[str, Any]) -> None:
     """The last line of a config file of this package, ``complete(_base_, globals())``.
 
-    Writes into the file's names what follows from them and from its bases: mmengine reads a file on its bases and nothing
-    else, so that ``checkpoint = ...`` alone would not reach the model.
+    Writes into the file's names what follows from them and from its bases: mmengine reads a file on its bases and
+    nothing else, so that ``checkpoint = ...`` alone would not reach the model.
     """
     mine = {name: value for name, value in own.items()
             if not name.startswith('_') and not isinstance(value, (ModuleType, FunctionType))}
@@ -88,7 +90,7 @@ def complete(base: ConfigDict, own: dict[str, Any]) -> None:
         # A list is replaced as a whole by whoever names it.
         for depth, key in enumerate(where):
             if isinstance(key, int) and get(own, where[:depth]) is MISSING:
-                put(own, where[:depth], cfg.to_dict()[where[0]] if depth == 1 else copy.deepcopy(get(cfg, where[:depth])))
+                put(own, where[:depth], copy.deepcopy(get(cfg, where[:depth])))
         put(own, where, value)
 
 
@@ -116,8 +118,9 @@ def check_settled(cfg: Config) -> None:
         InputError: a name at the top is not what its place says, so that it would be ignored.
     """
     for difference in unsettled(cfg):
-        raise InputError(f'{cfg.filename}: {difference}: train with tools/train.py or xtuner train, end the config with '
-                         f'complete(_base_, globals()), or call sa2va_dpo.engine.config.derive(cfg) before the runner is built')
+        raise InputError(f'{cfg.filename}: {difference}: train with tools/train.py or xtuner train, end the config '
+                         f'with complete(_base_, globals()), or call sa2va_dpo.engine.config.derive(cfg) before the '
+                         f'runner is built')
 
 
 def save(cfg: Config, path: str | os.PathLike) -> None:
@@ -146,7 +149,8 @@ def test_source(cfg: Config) -> tuple[dict, str]:
     test, source = copy.deepcopy(test), test.get('source') or {}
     if source.get('type') != 'AnnotatedMasks':
         same = val is not None and val.get('source') == source
-        return test, 'images: the data set of the config' + (', which validation used, too: it chose the checkpoint' if same else '')
+        used = ', which validation used, too: it chose the checkpoint' if same else ''
+        return test, f'images: the data set of the config{used}'
     path = Path(source.data_root) / source.get('ann_file', 'val_annotations.json')
     if _has_records(path):
         return test, f'images: {path}, held out from training and validation'
@@ -154,16 +158,18 @@ def test_source(cfg: Config) -> tuple[dict, str]:
     fallback = path.with_name(((val or {}).get('source') or {}).get('ann_file', 'val_annotations.json'))
     if not _has_records(fallback):
         raise InputError(f'{path}: no test images, and no validation images in {fallback}: make them with '
-                         f'scripts/generate_dpo_dataset.py (--test_fraction, --val_fraction), or name others with --images and --gt')
+                         f'scripts/generate_dpo_dataset.py (--test_fraction, --val_fraction), or name others with '
+                         f'--images and --gt')
     test.source.ann_file = fallback.name
-    return test, f'{path}: no test images, so the validation images of {fallback} are scored: these images chose the checkpoint'
+    return test, (f'{path}: no test images, so the validation images of {fallback} are scored: these images chose the '
+                  f'checkpoint')
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 def _read(path: str) -> Config:
     """As mmengine reads it; raises InputError naming the file."""
     if not Path(path).is_file():
-        raise InputError(f'{path}: no such config file: the configs are in projects/sa2va/configs')
+        raise InputError(f'{path}: no such config file: give a path, or one of {", ".join(config_names())}')
     try:
         return Config.fromfile(path)
     except InputError:
@@ -198,7 +204,7 @@ def _base_files(path: str) -> list[str]:
     else:
         named = []
         for node in ast.parse(Path(path).read_text(encoding='utf-8')).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == '_base_':
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == '_base_':
                 named = ast.literal_eval(node.value)
     named = [named] if isinstance(named, str) else named
     return [str(Path(path).parent / name) for name in named if '::' not in name]

@@ -1,32 +1,23 @@
 """The facts of a run: each has one name at the top of a config and a list of places that use it.
 
-To mmengine a config's names are plain text: a child that writes ``beta = 0.2`` leaves ``model.preference.beta`` as its base had
-it. :func:`settle` makes every place say what the name says, or the name what the place says where the place was written.
+To mmengine a config's names are plain text: a child that writes ``beta = 0.2`` leaves ``model.preference.beta`` as its
+base had it. :func:`settle` makes every place say what the name says, or the name what the place says where the place was
+written.
 """
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
+from sa2va_dpo.common.bundled import bundled
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.losses.objective import PreferenceConfig
 from .settings import known_names
 
 MISSING = object()
 Where = tuple  # of keys and list positions, from the top of the config
-PACKAGE = Path(__file__).resolve().parents[1]
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-
-
-def bundled(path: str) -> str:
-    """``path``; where it does not exist and names a file of this package as the repository does, the package's own file."""
-    prefix = 'projects/sa2va/'
-    if not Path(path).exists() and str(path).startswith(prefix):
-        inside = PACKAGE / str(path)[len(prefix):]
-        if inside.exists():
-            return str(inside)
-    return path
 
 
 def _is_number(value) -> bool:
@@ -43,7 +34,8 @@ class Fact:
 
     Attributes:
         name: at the top of a config, and of ``--cfg-options``.
-        places: dotted paths, ``*`` for every item of a list. The first leads: setting it sets the fact. The others follow.
+        places: dotted paths, ``*`` for every item of a list. The first leads: setting it sets the fact; the others
+            follow.
         valid: whether a value makes sense.
         needs: what a value must be, for the message.
         same: every place has to hold one value, so that each of them leads.
@@ -56,19 +48,21 @@ class Fact:
 
     def live(self, cfg) -> list[Where]:
         """The places that something in ``cfg`` reads."""
-        return [where for place in self.places for where in _expand(cfg, tuple(place.split('.'))) if _is_read(cfg, where)]
+        return [where for place in self.places for where in _expand(cfg, tuple(place.split('.')))
+                if _is_read(cfg, where)]
 
 
 FACTS: tuple[Fact, ...] = (
     Fact('checkpoint', ('model.checkpoint', *(f'{loader}.{part}.preprocessor' for loader in LOADERS
                                               for part in ('dataset', 'collate_fn'))),
          lambda v: isinstance(v, str) and bool(v), 'the directory of a checkpoint'),
-    Fact('data_root', ('train_dataloader.dataset.data_root', *(f'{loader}.dataset.source.data_root' for loader in LOADERS[1:])),
+    Fact('data_root', ('train_dataloader.dataset.data_root',
+                       *(f'{loader}.dataset.source.data_root' for loader in LOADERS[1:])),
          lambda v: isinstance(v, str) and bool(v), 'the output folder of the pair generator'),
     Fact('score_size', ('model.score_size', 'train_dataloader.dataset.score_size'),
          lambda v: v is None or _is_count(v), 'a number of pixels, or None for the SAM2 input size', same=True),
     Fact('seed', ('randomness.seed', 'train_dataloader.dataset.seed'),
-         lambda v: v is None or not isinstance(v, bool) and isinstance(v, int) and v >= 0, 'a whole number of at least 0'),
+         lambda v: v is None or v == 0 and _is_number(v) or _is_count(v), 'a whole number of at least 0'),
     Fact('beta', ('model.preference.beta',), lambda v: _is_number(v) and v > 0, 'a number above 0'),
     Fact('label_smoothing', ('model.preference.label_smoothing',), lambda v: _is_number(v) and 0 <= v < 0.5,
          'a number of at least 0 and below 0.5'),
@@ -144,9 +138,9 @@ def settle(cfg, before, was_set: Callable[[Where], bool], command_line: bool = F
     Returns:
         What was written: place -> value.
 
-    The rule, for each fact. What the layer set is the value: the leading place before the name, because that is what mmengine
-    reads; on the command line the two must agree. Where the layer set neither, the value is the one before. A following place
-    that the layer set itself, or that differed before, stays; every other one follows.
+    The rule, for each fact. What the layer set is the value: the leading place before the name, because that is what
+    mmengine reads; on the command line the two must agree. Where the layer set neither, the value is the one before. A
+    following place that the layer set itself, or that differed before, stays; every other one follows.
 
     Raises:
         InputError: settings of one layer contradict each other, or a value makes no sense.
@@ -197,8 +191,8 @@ def _one_value(fact: Fact, values: dict[Where, Any], cfg, before, main: Where) -
     for where, value in distinct[1:]:
         first, other = distinct[0]
         if value != other:
-            raise InputError(f'{spell(first)}={other!r} and {spell(where)}={value!r} are one setting ({fact.name}) and contradict '
-                             f'each other: give one of them')
+            raise InputError(f'{spell(first)}={other!r} and {spell(where)}={value!r} are one setting ({fact.name}) and '
+                             f'contradict each other: give one of them')
     if distinct:
         return distinct[0][1]
     for source, where in ((before, (fact.name,)), (cfg, (fact.name,)), (cfg, main)):
@@ -212,7 +206,6 @@ def _guide_values(cfg) -> dict[str, Any]:
     preference = get(cfg, ('model', 'preference'))
     if not isinstance(preference, dict) or preference.get('type') != 'guide':
         return {}
-    from sa2va_dpo.models.losses.objective import PreferenceConfig
 
     return {name: getattr(PreferenceConfig, name) for name in ('beta', 'label_smoothing') if name not in preference}
 
@@ -220,8 +213,8 @@ def _guide_values(cfg) -> dict[str, Any]:
 def _one_length(cfg, given: dict[str, Any], command_line: bool, write) -> None:
     """A run is so many epochs or so many iterations long: what a layer gives replaces what stood there before."""
     if len({'max_epochs', 'max_iters'} & set(given)) == 2 and command_line:
-        raise InputError(f'max_epochs={given["max_epochs"]} and max_iters={given["max_iters"]} contradict each other: give one of '
-                         f'them')
+        raise InputError(f'max_epochs={given["max_epochs"]} and max_iters={given["max_iters"]} contradict each other: '
+                         f'give one of them')
     if get(cfg, ('max_epochs',)) in (MISSING, None) or get(cfg, ('max_iters',)) in (MISSING, None):
         return
     loser = 'max_iters' if 'max_epochs' in given and 'max_iters' not in given else 'max_epochs'

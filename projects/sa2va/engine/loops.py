@@ -130,7 +130,7 @@ class DrawStream:
 
 
 def interval_of(max_iters: int, longest: int = 200, least: int = 5) -> int:
-    """Iterations between validations of a run of ``max_iters``: ``longest``, or fewer so that there are ``least`` of them."""
+    """Iterations between validations of a run of ``max_iters``: ``longest``, or fewer, for ``least`` validations."""
     return max(1, min(longest, max_iters // least))
 
 

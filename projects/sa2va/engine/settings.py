@@ -7,12 +7,15 @@ from dataclasses import fields
 from functools import lru_cache
 
 from sa2va_dpo.common.errors import InputError
+from .round_settings import RoundSettings
+from sa2va_dpo.models.losses.objective import PreferenceConfig
+from sa2va_dpo.models.trainable import PARTS
 
-# What FlexibleRunner.from_cfg reads, then what this package reads. ``compile`` and the like are mmengine's.
+# What FlexibleRunner.from_cfg reads, then what this package reads.
 _OF_RUNNER = (
     'model', 'work_dir', 'experiment_name', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg',
-    'val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'strategy', 'auto_scale_lr',
-    'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor',
+    'val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'strategy',
+    'auto_scale_lr', 'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor',
     'log_level', 'visualizer', 'default_scope', 'randomness')
 TOP_LEVEL = (*_OF_RUNNER, 'runner_type', 'custom_imports', 'cache', 'rounds', 'deepspeed_on_cpu')
 
@@ -25,11 +28,12 @@ _FIXED: dict[tuple, tuple[str, ...]] = {
     ('optim_wrapper', 'clip_grad'): ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'clip_value'),
     ('auto_scale_lr',): ('enable', 'base_batch_size'),
     ('custom_imports',): ('imports', 'allow_failed_imports'),
+    ('rounds', 'guard'): ('metric', 'patience', 'tolerance'),
 }
 _HOLDERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Read beside the arguments of the class that is built.
-_BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'optimizer': (), 'hook': ('priority',),
-           'schedule': ('convert_to_iter_based', 'verbose')}
+_BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'default_hooks': ('priority',), 'custom_hooks': ('priority',),
+           'param_scheduler': ('convert_to_iter_based',)}
 
 
 def known_names(where: tuple, node) -> tuple[str, ...] | None:
@@ -37,18 +41,12 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
 
     Names come from the signature of the class that ``node['type']`` means, and its bases' while it passes keywords on.
     """
-    if not where:
-        from .facts import FACTS
-
-        return (*TOP_LEVEL, *(fact.name for fact in FACTS if fact.live(node)))
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
-        from sa2va_dpo.models.losses.objective import PreferenceConfig
 
         return ('type', *(field.name for field in fields(PreferenceConfig)))
     if where[:2] == ('model', 'trainable'):
-        from sa2va_dpo.models.trainable import PARTS
 
         return tuple(PARTS) if len(where) == 2 else _LORA
     if where == ('model', 'activation_checkpointing'):
@@ -57,6 +55,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
         from sa2va_dpo.caching.prepare import SETTINGS
 
         return tuple(SETTINGS)
+    if where == ('rounds',):
+        return tuple(field.name for field in fields(RoundSettings))
     if len(where) == 1 and where[0] in _HOLDERS:
         return _of_dataloader()
     if where == ('strategy', 'zero_optimization'):
@@ -66,9 +66,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
     names = _of_class(node['type']) if isinstance(node['type'], str) else arguments(node['type'])
     if names is None:
         return None
-    beside = 'optim_wrapper' if where == ('optim_wrapper',) else (
-        'hook' if where[0] in ('default_hooks', 'custom_hooks') else 'schedule' if where[0] == 'param_scheduler' else 'optimizer')
-    return ('type', '_scope_', *names, *_BESIDE[beside])
+    beside = _BESIDE.get(where[0], ()) if len(where) <= 2 else ()
+    return ('type', '_scope_', *names, *beside)
 
 
 def arguments(thing) -> tuple[str, ...] | None:
@@ -80,7 +79,8 @@ def arguments(thing) -> tuple[str, ...] | None:
             parameters = inspect.signature(owner).parameters.values()
         except (TypeError, ValueError):
             return None
-        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != 'self']
+        names += [p.name for p in parameters
+                  if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != 'self']
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return tuple(dict.fromkeys(names))
     # A function with **kwargs takes anything; a chain of classes ends in object, which takes nothing.
@@ -126,13 +126,14 @@ def _of_zero() -> tuple[str, ...] | None:
                  for name in (key, field.alias) if name)
 
 
-def check_option(cfg, key: str, spelled: str) -> None:
+def check_option(cfg, key: str, spelled: str, facts: tuple[str, ...]) -> None:
     """Refuse an override that nothing would read.
 
     Args:
         cfg: the config that it is laid on.
         key: dotted path.
         spelled: the option as the user wrote it.
+        facts: names at the top that reach a place in this config, beside ``TOP_LEVEL``.
 
     Raises:
         InputError: naming the nearest setting that is read.
@@ -148,7 +149,7 @@ def check_option(cfg, key: str, spelled: str) -> None:
             continue
         if part == '_delete_':
             return
-        names = known_names(where, node)
+        names = known_names(where, node) if where else (*TOP_LEVEL, *facts)
         if names is None and not isinstance(node, dict):
             return
         if names is not None and part not in names or names is None and part not in node and where and not _free(where):
@@ -159,7 +160,7 @@ def check_option(cfg, key: str, spelled: str) -> None:
 
 def _free(where: tuple) -> bool:
     """Dicts that other libraries read by rules of their own, and those whose keys are data."""
-    return where[0] in ('strategy', 'env_cfg', 'rounds', 'visualizer') or where[-1] in ('styles', 'params', 'paramwise_cfg')
+    return where[0] in ('strategy', 'env_cfg', 'visualizer') or where[-1] in ('styles', 'paramwise_cfg')
 
 
 def _nearest(settings: dict, key: str, where: tuple, part: str, names: tuple[str, ...]) -> str:

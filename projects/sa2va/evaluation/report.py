@@ -44,8 +44,10 @@ def summarise(rows: Sequence[Mapping], *, n_resamples: int = 2000, seed: int = 0
 
 
 def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resamples: int = 2000, seed: int = 0,
-                 level: float = 0.95) -> dict:
+                 level: float = 0.95, fields_of_view: int = 0) -> dict:
     """Write ``metrics.json`` (what :func:`summarise` returns) and ``per_image.csv`` into ``out_dir``.
+
+    ``fields_of_view``: of how many images only the pixels inside the camera's field were scored.
 
     Both are computed before either is written, and each replaces its predecessor in one step.
 
@@ -56,7 +58,7 @@ def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resam
         ValueError: as :func:`summarise`.
         OSError: the directory cannot be written.
     """
-    summary = summarise(rows, n_resamples=n_resamples, seed=seed, level=level)
+    summary = dict(summarise(rows, n_resamples=n_resamples, seed=seed, level=level), fields_of_view=fields_of_view)
     names = _metric_names(rows)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
@@ -73,6 +75,8 @@ def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resam
 def format_summary(summary: Mapping) -> str:
     """The summary as lines of text, one metric a line: name, mean, interval."""
     lines = [f"{summary['n_images']} images, mean [{summary['level']:.0%} bootstrap interval]"]
+    if summary.get('fields_of_view'):
+        lines.append(f"scored inside the camera's field of view: {summary['fields_of_view']} of {summary['n_images']} images")
     width = max(map(len, summary['metrics']))
     for name, value in summary['metrics'].items():
         lines.append(f"{name:<{width}}  {value['mean']:8.4f}  [{value['ci_low']:.4f}, {value['ci_high']:.4f}]")

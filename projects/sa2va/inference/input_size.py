@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.utils.data import Dataset, Subset
 
 from sa2va_dpo.evaluation.counts import confusion_counts, dice
+from sa2va_dpo.evaluation.scores import within
 from sa2va_dpo.models.checkpoint import copy_with_sam_size, read_sam2_dims
 from .scoring import images_of, load_for_inference, predict_and_score
 
@@ -25,8 +26,8 @@ def mean_dice(checkpoint: str | Path, source: Dataset, device: str) -> float:
     return math.fsum(scores['dice'] for _, scores in scored) / len(source)
 
 
-def _dice(predicted, true) -> dict[str, float]:
-    return dict(dice=dice(confusion_counts(predicted, true)))
+def _dice(predicted, true, field_of_view=None) -> dict[str, float]:
+    return dict(dice=dice(confusion_counts(*within(predicted, true, field_of_view))))
 
 
 def sizes_around(own: int) -> tuple[list[int], list[int]]:

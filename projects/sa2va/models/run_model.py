@@ -156,15 +156,16 @@ class Sa2VARunModel(BaseModel):
         raise NotImplementedError(f'{type(self).__name__} has no loss: it predicts')
 
     @torch.no_grad()
-    def predict(self, batch: dict, gt_mask=None, image_id=None, image=None) -> list[dict]:
+    def predict(self, batch: dict, gt_mask=None, image_id=None, image=None, field_of_view=None) -> list[dict]:
         """Binary masks at the images' own sizes (sigmoid > 0.5, that is logit > 0)."""
         output = self.policy(batch)
         samples = []
         for index, size in enumerate(batch['original_sizes']):
             logits = upsample_logits(output.low_res[index:index + 1].float(), self.policy.sam_size, tuple(size))
             sample = dict(pred_mask=(logits[0] > 0).cpu().numpy())
-            for name, values in (('gt_mask', gt_mask), ('image_id', image_id), ('image', image)):
-                if values is not None:
+            for name, values in (('gt_mask', gt_mask), ('image_id', image_id), ('image', image),
+                                 ('field_of_view', field_of_view)):
+                if values is not None and values[index] is not None:
                     sample[name] = values[index]
             samples.append(sample)
         return samples

@@ -7,19 +7,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
 
-from PIL import Image
 from tqdm import tqdm
 
 from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
-from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth
-from sa2va_dpo.datasets.mask_io import list_images, write_mask
+from sa2va_dpo.datasets.field_of_view import find_field_of_view
+from sa2va_dpo.datasets.ground_truth import check_sizes, check_stems, match_ground_truth
+from sa2va_dpo.datasets.mask_io import list_images, read_mask, write_mask
+from sa2va_dpo.datasets.names import printable
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.datasets.splits import Split, split_patients
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common import processes as ranks
 from .config import GenerateConfig
 from .from_predictions import Predictions
-from .miner import Item, Mined, Miner, Pixels, check_size, read
+from .miner import Item, Mined, Miner, Pixels, read
 from .output import REPORT, DataRoot, Journal, digest
 from .report import format_report, format_split, summarise_pairs
 from .sampler import Policies
@@ -55,13 +56,17 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     folder = _image_folder(config)
     images = [Path(image) for image in images] if images is not None else list_images(folder)
     matched, skipped = _match(images, config) if truths is None else ([(image, truths[image]) for image in images], [])
-    _check_headers(matched)
+    check_sizes(matched)
     split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction, config.seed,
                            config.group_regex)
     root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]))
     root.refuse_sources([folder, config.images_dir, config.gt_dir, *{image.parent for image in images}])
-    items = [Item(image, gt, digest([image, gt, *(predictions.files(image.stem).values() if predictions else ())]))
-             for image, gt in matched]
+    held_out = {*split.val, *split.test}
+    items = []
+    for image, gt in matched:
+        field = find_field_of_view(image, gt) if gt is not None and image in held_out else None
+        files = predictions.files(image.stem).values() if predictions else ()
+        items.append(Item(image, gt, digest([image, gt, field, *files]), field))
     digests = {item.image.name: item.inputs for item in items}
     inputs = hashlib.sha256(''.join(digests.values()).encode()).hexdigest()
     if (report := root.finished(inputs)) is not None:
@@ -81,7 +86,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     if ranks.rank() == 0:
         done = root.entries(digests)
         report = _finish(config, root, inputs, [done[item.image.name] for item in items], split,
-                         [str(image) for image in skipped], allow_empty)
+                         [printable(image) for image in skipped], allow_empty)
         if not quiet:
             print(format_report(report))
     ranks.barrier()
@@ -133,22 +138,6 @@ def _match(images: list[Path], config: GenerateConfig) -> tuple[list[tuple[Path,
     return matched, skipped
 
 
-def _check_headers(matched: Sequence[tuple[Path, Path | None]]) -> None:
-    """Raises InputError for unreadable files and sizes that do not fit, before hours of work rather than after."""
-    for image, gt in matched:
-        sizes = []
-        for path in filter(None, (image, gt)):
-            try:
-                with Image.open(path) as header:
-                    sizes.append(header.size)
-            except FileNotFoundError:
-                raise InputError(f'{path}: no such file: check the path') from None
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise InputError(f'{path}: cannot be read as an image ({error}): is the file complete?') from None
-        if gt is not None:
-            check_size(image, gt, *sizes)
-
-
 def _mine_all(work: Callable[[Item, Pixels], Mined], todo: Sequence[Item], root: DataRoot, link: bool,
               done: dict[str, dict]) -> None:
     """Mine images one after the other, reading the next and writing the last ones meanwhile."""
@@ -196,6 +185,9 @@ def _commit(item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journ
     tasks.append(writers.submit(root.copy, item.image, f'images/{item.image.name}', link))
     if mined.gt is not None:
         tasks.append(writers.submit(write_mask, root.root / 'gt' / f'{item.image.stem}.png', mined.gt))
+    if item.field_of_view is not None:
+        field = read_mask(item.field_of_view)
+        tasks.append(writers.submit(write_mask, root.root / 'fov' / f'{item.image.stem}.png', field))
     try:
         for task in tasks:
             task.result()
@@ -224,12 +216,16 @@ def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[d
     if config.gt_dir is not None:
         for names, file in ((val_names, 'val_annotations.json'), (test_names, 'test_annotations.json')):
             if names:
-                write_segs(root.root / file, [SegRecord(f'images/{entry["image"]}', f'gt/{entry["stem"]}.png', config.prompt)
-                                              for entry in entries if entry['image'] in names])
+                write_segs(root.root / file, [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names])
     report.update(fingerprint=root.fingerprint, inputs=inputs)
     write_json(root.root / REPORT, report)
     root.close()
     return report
+
+
+def _seg_record(entry: dict, prompt: str) -> SegRecord:
+    return SegRecord(f'images/{entry["image"]}', f'gt/{entry["stem"]}.png', prompt,
+                     f'fov/{entry["stem"]}.png' if entry['field_of_view'] else None)
 
 
 def _record(entry: dict) -> PairRecord:

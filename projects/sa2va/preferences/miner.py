@@ -9,6 +9,7 @@ from typing import Callable, Container
 
 import numpy as np
 
+from sa2va_dpo.datasets.ground_truth import size_problem
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import SampleMaker, View
 from sa2va_dpo.common.errors import InputError
@@ -25,11 +26,12 @@ from .sources import GREEDY, GroundTruth
 
 @dataclass(frozen=True)
 class Item:
-    """Files of one image: ``gt`` is ``None`` without ground truth, ``inputs`` digests all of them."""
+    """Files of one image: ``gt`` and ``field_of_view`` are ``None`` where there is none, ``inputs`` digests all of them."""
 
     image: Path
     gt: Path | None
     inputs: str
+    field_of_view: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Mined:
     """The journal entry of one image, and what has to be on disk before it is written.
 
     Attributes:
-        entry: see ``preferences/report.py``.
+        entry: see ``preferences/report.py``; ``field_of_view`` says whether there is one.
         masks: (mask, file names relative to the data root).
         gt: ground truth.
     """
@@ -71,8 +73,7 @@ def read(item: Item) -> Pixels:
 def check_size(image: Path, gt: Path, image_size: tuple[int, int], gt_size: tuple[int, int]) -> None:
     """Raises InputError where (width, height) differ."""
     if image_size != gt_size:
-        raise InputError(f'{gt}: is {gt_size[0]} x {gt_size[1]}, its image {image.name} is '
-                         f'{image_size[0]} x {image_size[1]}: ground truth must have the size of the image')
+        raise InputError(size_problem(image, gt, image_size, gt_size))
 
 
 class Miner:
@@ -99,7 +100,7 @@ class Miner:
         config, stem = self.config, item.image.stem
         if item.image.name in self.held_out:
             return Mined(dict(image=item.image.name, stem=stem, inputs=item.inputs, records=[], duplicates=0, dropped_gap=0,
-                              missing=[], candidates=[]), [], pixels.gt)
+                              missing=[], candidates=[], field_of_view=item.field_of_view is not None), [], pixels.gt)
         context, evidence = self._look(item, pixels)
         kept, duplicates = self._candidates(context)
         everything = [*kept, *self._composite(kept, evidence)]
@@ -123,6 +124,7 @@ class Miner:
             records.append(self._record(item, pair, masks, everything, ious, scored))
         entry = dict(image=item.image.name, stem=stem, inputs=item.inputs, records=records, duplicates=duplicates,
                      dropped_gap=dropped, missing=context.missing, diversity=_diversity(kept),
+                     field_of_view=item.field_of_view is not None,
                      candidates=[dict(source=c.source, iou=_number(i), score=_number(s), **others)
                                  for c, i, s, others in zip(kept, ious, scores, self._compare(kept, evidence))])
         return Mined(entry, [(everything[index].mask, files) for index, files in names.items()], pixels.gt)
@@ -212,11 +214,13 @@ class Miner:
         return pick_distinct(first, sources, count, config.max_candidate_iou, context)
 
     def _scores(self, kept: list[Candidate], evidence: Evidence) -> tuple[list[float], list[float]]:
-        """IoU with the ground truth (or its estimate) and the judge's score, rounded as they are written."""
-        scores = [round(float(s), 6) for s in self.judge.scores(kept, evidence)] if kept else []
-        if evidence.gt is None or self.judge.name == 'IoU':
+        """IoU with the ground truth (or its estimate) and the judge's score, unrounded: gaps are compared once, here."""
+        scores = [float(s) for s in self.judge.scores(kept, evidence)] if kept else []
+        if evidence.gt is None:
+            return [float(np.clip(score, 0, 1)) for score in scores], scores
+        if self.judge.name == 'IoU':
             return scores, scores
-        return [round(mask_iou(candidate.mask, evidence.gt), 6) for candidate in kept], scores
+        return [mask_iou(candidate.mask, evidence.gt) for candidate in kept], scores
 
     def _record(self, item: Item, pair: tuple[int, int], masks: list[str], kept: list[Candidate], ious: list[float],
                 scored: Scored) -> dict:
@@ -224,7 +228,7 @@ class Miner:
         differ = chosen.mask != rejected.mask
         record = dict(
             image=f'images/{item.image.name}', chosen_mask=masks[0], rejected_mask=masks[1],
-            chosen_iou=ious[pair[0]], rejected_iou=ious[pair[1]], iou_gap=round(ious[pair[0]] - ious[pair[1]], 6),
+            chosen_iou=ious[pair[0]], rejected_iou=ious[pair[1]], iou_gap=ious[pair[0]] - ious[pair[1]],
             prompt=self.config.prompt, chosen_source=chosen.source, rejected_source=rejected.source)
         if item.gt is not None:
             record['gt_mask'] = f'gt/{item.image.stem}.png'

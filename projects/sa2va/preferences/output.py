@@ -10,12 +10,13 @@ from typing import Sequence
 
 import numpy as np
 
-from sa2va_dpo.datasets.mask_io import write_mask
+from sa2va_dpo.datasets.containers import container_of, content_hash
+from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
+from sa2va_dpo.common.files import copy_file, hash_text, remove_leftovers, write_text
 
 REPORT = 'generation_report.json'
-FOLDERS = ('images', 'masks', 'gt', 'candidates')
+FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
 ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json', 'test_annotations.json',
                'candidates.json')
 _JOURNAL = 'generation_journal.{rank}.jsonl'
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def digest(paths: Sequence[Path | None]) -> str:
     """Of the contents of files; notices an image or mask that was corrected between two runs."""
-    return hash_files(paths)
+    return hash_text('|'.join('-' if path is None else content_hash(path) for path in paths))
 
 
 class DataRoot:
@@ -140,9 +141,12 @@ class DataRoot:
         return sorted(self.root.glob(_JOURNAL.format(rank='*')))
 
     def copy(self, source: Path, relative: str, link: bool) -> None:
-        """Copy an original image, or link it."""
+        """Copy an original image, or link it; a picture of a container (DICOM, NIfTI) is written as PNG."""
         target = self.root / relative
         target.parent.mkdir(parents=True, exist_ok=True)
+        if container_of(source) is not None:
+            write_rgb(target, read_image_rgb(source))
+            return
         if link:
             try:
                 target.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from mmengine.registry import Registry
 
+from sa2va_dpo.datasets.annotations import SAME, reaches_gap
 from sa2va_dpo.evaluation.topology import cldice
 
 PAIRINGS = Registry('pairing strategy')
@@ -46,9 +47,13 @@ class Scored:
         return [cldice(mask, self.reference) for mask in self.masks]
 
     def gap(self, pair: Pair) -> float:
-        """Difference of scores, rounded as it is written, so that 0.85 - 0.80 passes a gap of 0.05."""
+        """Difference of scores, unrounded, as it is written."""
         chosen, rejected = self.pair_scores(pair)
-        return round(chosen - rejected, 6)
+        return chosen - rejected
+
+    def clarity(self, pair: Pair) -> float:
+        """The gap, for sorting: equal where only the noise of floating point differs."""
+        return round(self.gap(pair), 9)
 
     def pair_scores(self, pair: Pair) -> tuple[float, float]:
         return self.composed.get(pair) or (self.scores[pair[0]], self.scores[pair[1]])
@@ -64,7 +69,7 @@ class AllPairs:
 
     def __call__(self, scored: Scored) -> Iterable[Pair]:
         pairs = list(combinations(scored.order, 2))
-        return sorted(pairs, key=lambda pair: (pair[0] != scored.order[0], -scored.gap(pair), pair))
+        return sorted(pairs, key=lambda pair: (pair[0] != scored.order[0], -scored.clarity(pair), pair))
 
 
 @PAIRINGS.register_module()
@@ -88,7 +93,7 @@ class Adjacent:
     """Neighbours in the ranking, largest gap first: every candidate is chosen once and rejected once."""
 
     def __call__(self, scored: Scored) -> Iterable[Pair]:
-        return sorted(zip(scored.order, scored.order[1:]), key=lambda pair: (-scored.gap(pair), pair))
+        return sorted(zip(scored.order, scored.order[1:]), key=lambda pair: (-scored.clarity(pair), pair))
 
 
 @PAIRINGS.register_module()
@@ -133,7 +138,7 @@ def select_pairs(strategy: Callable[[Scored], Iterable[Pair]], scored: Scored, m
         The pairs and how many were dropped for their gap.
     """
     proposed = list(strategy(scored))
-    pairs = [pair for pair in proposed if scored.gap(pair) > 0 and scored.gap(pair) >= min_gap]
+    pairs = [pair for pair in proposed if scored.gap(pair) > SAME and reaches_gap(scored.gap(pair), min_gap)]
     dropped = len(proposed) - len(pairs)
     if balance:
         over = [pair for pair in pairs if scored.over_segments(pair[1])]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GAP_EDGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 FEW_PAIRS = 100
+_MOST_NAMED = 10  # the rest is in generation_report.json
 
 
 def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence[dict], config: 'GenerateConfig',
@@ -180,5 +181,6 @@ def format_report(report: dict) -> str:
     for name, label in (('skipped_without_ground_truth', 'skipped, no ground truth'),
                         ('missing_predictions', 'missing predictions')):
         if report[name]:
-            lines.append(f'{label} ({len(report[name])}): ' + ', '.join(report[name]))
+            more = f' and {len(report[name]) - _MOST_NAMED} more' if len(report[name]) > _MOST_NAMED else ''
+            lines.append(f'{label} ({len(report[name])}): ' + ', '.join(report[name][:_MOST_NAMED]) + more)
     return '\n'.join(lines + [f'warning: {text}' for text in report['warnings']])

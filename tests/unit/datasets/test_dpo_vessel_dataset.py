@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import DATASETS, MODELS
 
 from sa2va_dpo import plugins  # noqa: F401
-from sa2va_dpo.datasets.draws import Draw
+from sa2va_dpo.datasets.draws import Draw, choose_in_turn
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, jitter, vessel_seg_collate
 from sa2va_dpo.common.errors import InputError
@@ -54,6 +54,25 @@ def test_gap_filter_and_empty_result(root, micro_checkpoint):
     assert DPOVesselDataset(str(root), str(micro_checkpoint), min_iou_gap=0.3).num_pairs == 2
     with pytest.raises(InputError, match='no pair has iou_gap >= 0.9'):
         DPOVesselDataset(str(root), str(micro_checkpoint), min_iou_gap=0.9)
+
+
+@pytest.mark.parametrize('gap, kept', [(0.05, True), (0.05 + 5e-7, False), (0.05 - 5e-7, True)])
+def test_the_gap_is_compared_as_the_generator_compares_it(root, micro_checkpoint, tmp_path, gap, kept):
+    """0.85 - 0.80 passes 0.05, and no more than that: nothing is rounded a second time."""
+    for path in root.glob('*.png'):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    records = [dict(image='i0.png', chosen_mask='c0.png', rejected_mask=f'r0{j}.png', chosen_iou=0.85, rejected_iou=worse,
+                    iou_gap=0.85 - worse, prompt=PROMPT) for j, worse in enumerate((0.80, 0.5))]
+    (tmp_path / 'dpo_annotations.json').write_text(json.dumps(records))
+    assert DPOVesselDataset(str(tmp_path), str(micro_checkpoint), min_iou_gap=gap).num_pairs == 1 + kept
+
+
+@pytest.mark.parametrize('count, wanted', [(3, 2), (7, 4), (4, 4), (10, 1), (2, 5)])
+def test_as_few_visits_as_possible_see_every_pair(count, wanted):
+    visits = -(-count // wanted)
+    for seed in range(5):
+        picks = [choose_in_turn(count, wanted, seed, Draw(0, 17 + v, v), 'image') for v in range(visits)]
+        assert set(sum(picks, [])) == set(range(count)) and all(len(set(p)) == len(p) == min(count, wanted) for p in picks)
 
 
 def test_flips_move_image_and_masks_together(root, micro_checkpoint):

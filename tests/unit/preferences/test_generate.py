@@ -48,8 +48,8 @@ def test_pairs_are_true(run, folders):
         with Image.open(root / record.chosen_mask) as image:
             assert image.mode == 'L' and image.size == Image.open(root / record.image).size
             assert set(np.unique(np.asarray(image))) <= {0, 255}
-        assert record.chosen_iou == pytest.approx(mask_iou(chosen, gt), abs=1e-6)
-        assert record.rejected_iou == pytest.approx(mask_iou(rejected, gt), abs=1e-6)
+        assert record.chosen_iou == mask_iou(chosen, gt) and record.rejected_iou == mask_iou(rejected, gt)
+        assert record.iou_gap == record.chosen_iou - record.rejected_iou
         assert record.iou_gap >= 0.02
         differ = chosen != rejected
         assert record.extra['disagreement_pixels'] == differ.sum()

@@ -173,7 +173,7 @@ def test_masks_of_another_size_are_named(review, data_root):
     (['--reviewer', 'a\x00b'], 'cannot be shown'), (['--reviewer', ' '], '1 to 100 characters'),
     (['--reviewer', 'a', 'b'], 'one name'), (['--reviewer', 'a', '--export', 'x.json'], 'two different names'),
     (['--reviewer', 'a', '--merge'], 'no journal'), (['--reviewer', 'a', '--ann_file', '../x.json'], 'without a folder'),
-    (['--reviewer', 'a', '--ann_file', 'none.json'], 'none.json'), (['--reviewer', 'a', '--port', '0'], '--port'),
+    (['--reviewer', 'a', '--ann_file', 'none.json'], 'none.json'), (['--reviewer', 'a', '--port', '65536'], '--port'),
     (['--reviewer', 'a', '--host', 'no such host'], '--host')])
 def test_bad_flags_say_what_is_wrong(data_root, argv, words):
     with pytest.raises(InputError, match=words) as error:

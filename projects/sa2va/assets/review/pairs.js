@@ -13,10 +13,9 @@ export class Pairs extends Page {
     const item = await get(`/api/item/${key}`), names = ['chosen', 'rejected', ...(item.gt ? ['gt'] : [])];
     const [image, ...packed] = await Promise.all([bitmap(`/picture/${key}/image`), ...names.map(name => bytes(`/picture/${key}/${name}`))]);
     const masks = Object.fromEntries(names.map((name, index) => [name, Mask.unpack(packed[index], item.width, item.height)]));
-    const both = [masks.chosen, masks.rejected];
-    masks.only_chosen = Mask.from(both, (i, [a, b]) => a[i] & ~b[i]);
-    masks.only_rejected = Mask.from(both, (i, [a, b]) => b[i] & ~a[i]);
-    masks.both = Mask.from(both, (i, [a, b]) => a[i] & b[i]);
+    masks.only_chosen = Mask.without(masks.chosen, masks.rejected);
+    masks.only_rejected = Mask.without(masks.rejected, masks.chosen);
+    masks.both = Mask.all([masks.chosen, masks.rejected]);
     return { item, image, masks };
   }
 

@@ -11,8 +11,7 @@ export class Picks extends Page {
     const item = await get(`/api/item/${key}`), places = [...Array(item.candidates).keys()];
     const [image, ...packed] = await Promise.all([bitmap(`/picture/${key}/image`), ...places.map(place => bytes(`/picture/${key}/${place}`))]);
     const masks = packed.map(content => Mask.unpack(content, item.width, item.height));
-    const all = Mask.from(masks, (i, bits) => +bits.every(one => one[i])), any = Mask.from(masks, (i, bits) => +bits.some(one => one[i]));
-    return { item, image, masks, all, any, apart: [] };
+    return { item, image, masks, all: Mask.all(masks), any: Mask.any(masks), apart: [] };
   }
 
   sheets() {
@@ -20,7 +19,7 @@ export class Picks extends Page {
     const layers = place => () => {
       const mask = masks[place];
       if (this.style !== 'apart') return { layers: [{ mask, colour: BLUE, style: this.style }] };
-      apart[place] ??= [Mask.from([mask, all], (i, [a, b]) => a[i] & ~b[i]), Mask.from([any, mask], (i, [a, b]) => a[i] & ~b[i])];
+      apart[place] ??= [Mask.without(mask, all), Mask.without(any, mask)];
       return { back: 'dark', layers: [{ mask: all, colour: BOTH, alpha: .6 }, { mask: apart[place][0], colour: BLUE, alpha: 1 }, { mask: apart[place][1], colour: ORANGE, alpha: 1 }] };
     };
     return [

@@ -48,11 +48,34 @@ export class Mask {
     return this.tints.get(name);
   }
 
-  // Of several masks of one size: bits from a function of their bits.
-  static from(masks, value) {
-    const { width, height } = masks[0], bits = new Uint8Array(width * height), all = masks.map(mask => mask.bits);
-    for (let i = 0; i < bits.length; i++) bits[i] = value(i, all);
-    return new Mask(bits, width, height);
+  // Half as wide and high, again and again: a pixel is set where any of those that it stands for is, so that thin vessels
+  // stay. What is shown smaller than it is needs no more, and large images would be slow without.
+  level(depth) {
+    if (!depth) return this;
+    const below = this.level(depth - 1);
+    if (!below.half) {
+      const width = Math.ceil(below.width / 2), height = Math.ceil(below.height / 2), bits = new Uint8Array(width * height);
+      for (let y = 0, i = 0; y < below.height; y++) for (let x = 0, row = (y >> 1) * width; x < below.width; x++, i++) if (below.bits[i]) bits[row + (x >> 1)] = 1;
+      below.half = new Mask(bits, width, height);
+    }
+    return below.half;
+  }
+
+  // Of several masks of one size: what all, what any of them have; what the first has and the second has not.
+  static all(masks) {
+    const bits = masks[0].bits.slice();
+    for (const mask of masks) for (let i = 0; i < bits.length; i++) bits[i] &= mask.bits[i];
+    return new Mask(bits, masks[0].width, masks[0].height);
+  }
+  static any(masks) {
+    const bits = masks[0].bits.slice();
+    for (const mask of masks) for (let i = 0; i < bits.length; i++) bits[i] |= mask.bits[i];
+    return new Mask(bits, masks[0].width, masks[0].height);
+  }
+  static without(mask, other) {
+    const bits = mask.bits.slice();
+    for (let i = 0; i < bits.length; i++) bits[i] &= ~other.bits[i] & 1;
+    return new Mask(bits, mask.width, mask.height);
   }
 }
 
@@ -60,7 +83,7 @@ export class Mask {
 export class View {
   constructor(stage) {
     Object.assign(this, { stage, panels: [], width: 1, height: 1, scale: 1, x: 0, y: 0, bare: false, pointers: new Map(), onTap: null, onHold: null, onZoom: null });
-    this.resize = new ResizeObserver(() => this.fitted ? this.fit() : this.draw());
+    this.resize = new ResizeObserver(() => this._settle());
     stage.addEventListener('wheel', event => this._wheel(event), { passive: false });
     stage.addEventListener('pointerdown', event => this._down(event));
     window.addEventListener('pointermove', event => this._move(event));
@@ -79,7 +102,20 @@ export class View {
       this.resize.observe(port);
     }
     this.pointers.clear();
-    if (keep && !this.fitted) this.draw(); else this.fit();
+    if (keep) this._settle(); else this.fit();
+  }
+
+  // Panels of another size: the same part of the image stays in the middle, as large as before in relation to the panel.
+  _settle() {
+    const [w, h] = this._size(), [w0, h0, fit0] = this.last ?? [w, h, this.fitScale];
+    if (this.fitted || !w || !h) { this.fit(); return; }
+    if (w !== w0 || h !== h0) {
+      const x = (w0 / 2 - this.x) / this.scale, y = (h0 / 2 - this.y) / this.scale;
+      this.scale *= this.fitScale / fit0;
+      this.x = w / 2 - x * this.scale;
+      this.y = h / 2 - y * this.scale;
+    }
+    this.draw();
   }
 
   _size() { const port = this.panels[0]?.querySelector('.port'); return port ? [port.clientWidth, port.clientHeight] : [0, 0]; }
@@ -107,6 +143,7 @@ export class View {
   zoomCentre(factor) { const [w, h] = this._size(); this.zoom(factor, w / 2, h / 2); }
 
   draw() {
+    this.last = [...this._size(), this.fitScale];
     if (this.asked) return;
     this.asked = requestAnimationFrame(() => {
       this.asked = 0;
@@ -142,18 +179,23 @@ export class View {
       context.fillStyle = 'rgb(0 0 0 / .5)';
       context.fillRect(0, 0, this.width, this.height);
     }
+    const depth = Math.max(0, Math.floor(Math.log2(1 / (this.scale * ratio)) + .4)), step = 2 ** depth;
     for (const layer of layers) {
-      if (layer.picture) context.drawImage(layer.picture, 0, 0);
-      else if (layer.style === 'contour') {
+      if (layer.picture) { context.drawImage(layer.picture, 0, 0); continue; }
+      const mask = layer.mask.level(depth);
+      context.save();
+      context.scale(step, step);
+      if (layer.style === 'contour') {
         // Thinner where the image is shown smaller than it is: else the outlines of thin vessels hide them.
         const line = Math.min(1.5, Math.max(.75, this.scale));
         for (const [width, colour] of [[line + 1.3, 'rgb(0 0 0 / .5)'], [line, css(layer.colour)]]) {
-          context.lineWidth = width / this.scale;
+          context.lineWidth = width / this.scale / step;
           context.lineCap = 'square';
           context.strokeStyle = colour;
-          context.stroke(layer.mask.path);
+          context.stroke(mask.path);
         }
-      } else context.drawImage(layer.mask.tint(layer.colour, layer.alpha ?? 0.55), 0, 0);
+      } else context.drawImage(mask.tint(layer.colour, layer.alpha ?? 0.55), 0, 0);
+      context.restore();
     }
   }
 

@@ -36,11 +36,18 @@ def build_parser() -> argparse.ArgumentParser:
     add('--group_regex', help='first group of this expression on the file stem is the patient')
     add('--no-gt-candidate', action='store_true',
         help="pairs from the model's own predictions only; the ground truth still ranks them")
-    add('--unlabelled', metavar='DIR', help='folder of images without masks, to make pairs of as well')
-    add('--judge', choices=JUDGES, help='who says which of two candidates is better (default: iou with the ground truth; on '
-                                        '--unlabelled images consensus)')
-    add('--rounds', type=int, default=1, metavar='N', help='mine and train N times, each time from the last result (default 1)')
-    add('--clicks', type=int, metavar='N', help="an expert's corrections per image at most, with --judge expert")
+    add('--unlabelled', metavar='DIR', help='folder of images without masks, to learn from as well (docs/when.md)')
+    add('--judge', choices=JUDGES, help='who says which candidate is better (default: iou with the ground truth; on --unlabelled '
+                                        'images consensus)')
+    add('--rounds', type=int, metavar='N', help='mine the pairs anew N times from the policy as it is (default 1; with --unlabelled 4)')
+    add('--without-masks', action='store_true', help='no image has a mask: --unlabelled alone, with no test, no validation and no promise')
+    add('--members', nargs='+', metavar='DIR', help='with --judge committee: checkpoints and folders of masks that vote')
+    add('--predictions', metavar='DIR', help='with --judge predictions: one sub-folder of masks a method')
+    add('--clicks', type=int, metavar='N', help='with --judge expert: images to be decided in a round (default: all)')
+    add('--reviewer', default='expert', metavar='NAME', help='with --judge expert: who picks (default %(default)s)')
+    add('--host', default='127.0.0.1', help='with --judge expert: address of the page (default: this machine only)')
+    add('--port', type=int, default=7860, help='default %(default)s')
+    add('--no-wait', action='store_true', help='with --judge expert: leave with exit code 4 instead of serving the page')
     add('--overwrite', action='store_true', help='remove what earlier runs left in --work-dir, after saying what')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to training')
     return parser

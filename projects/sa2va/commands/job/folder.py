@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from sa2va_dpo.commands.run_record import annotation_hashes, folder_hashes, plain, withdraw
+from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
@@ -16,8 +16,10 @@ from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettin
 from .state import STATE_FILE, JobState
 
 RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'
-OUTPUTS = ('pairs', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING, 'exported_hf', SUMMARY)
-OURS = (*OUTPUTS, 'demo', STATE_FILE, RECORD)  # the record last: a kill on the way leaves files that are still known
+OUTPUTS = ('pairs', 'unlabelled.txt', 'training_config.py', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING,
+           'exported_hf', SUMMARY)
+# The record last: a kill on the way leaves files that are still known.
+OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)
 
 
 def identity_of(settings: JobSettings) -> dict:
@@ -28,7 +30,7 @@ def identity_of(settings: JobSettings) -> dict:
     """
     content: dict = dict(config=hash_json(plain(read_config(settings.config, list(settings.cfg_options)))),
                          model=folder_hashes(settings.model))
-    for name in ('images', 'gt', 'unlabelled'):
+    for name in ('images', 'gt', 'unlabelled', 'predictions'):
         folder = getattr(settings, name)
         if folder is not None:
             content[name] = folder_hashes(folder)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 
+from sa2va_dpo.common import errors, signals
 from .flags import build_parser
 from .settings import JobSettings, settings_from
 from .talk import say
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the job; returns 0, or 3 where training made nothing better.
+    """Run the job; returns 0, 3 where training made nothing better, or 4 where people have to pick before it goes on.
 
     Raises:
         InputError: bad input, or what lies in the work directory is not this job's.
@@ -23,13 +24,24 @@ def main(argv: list[str] | None = None) -> int:
     from .folder import own
     from .report import conclude
 
+    from .rounds import PeopleWanted
+
+    signals.go_on('the same command goes on where it stopped')
     with own(settings) as finished:
+        errors.log_tracebacks_to(settings.work_dir)
         if finished:
             say(f'this job has finished before; its result is in {settings.work_dir} (--overwrite runs it again)')
             return conclude(finished)
         source = f'pairs {settings.pairs}' if settings.pairs else f'images {settings.images or "drawn demo set"}'
         say(f'model {settings.model}, {source}, config {settings.config}')
-        return conclude(run_stages(settings))
+        if settings.pairs is None and not settings.mines_in_rounds:
+            print('every training image has a mask: supervised training on them is worth about as much (docs/when.md); preferences '
+                  'earn their place on images without: --unlabelled', flush=True)
+        try:
+            return conclude(run_stages(settings))
+        except PeopleWanted as wanted:
+            say(str(wanted))
+            return errors.WAITING
 
 
 def run_stages(settings: JobSettings) -> dict:

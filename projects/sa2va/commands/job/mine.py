@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json
 from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
 from .settings import PAIRS_FILE, VAL_FILE, JobSettings
@@ -17,14 +18,19 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     Raises:
         InputError: no pair came out, or the pairs on disk are bad.
     """
+    if not state.images and settings.pairs is None:
+        say('no image has a mask: nothing can be validated or tested, the last checkpoint will be taken unseen')
+        state.pairs, state.validates = str(settings.work_dir / 'pairs'), False
+        return state
     if settings.pairs is not None:
         root = Path(settings.pairs)
         records = read_pairs(root / PAIRS_FILE, root)
         state.train_pairs, state.train_images = len(records), len({record.image for record in records})
         say(f'preference pairs that exist: {state.train_pairs} of {state.train_images} images in {root}')
-        state.pairs, state.validates = str(root), (root / VAL_FILE).is_file()
+        state.pairs = str(root)
+        state.validates = (root / VAL_FILE).is_file() and bool(read_json(root / VAL_FILE, 'generate the pairs again', kind=list))
         if not state.validates:
-            print(f'{root / VAL_FILE}: not there: training runs without validation, and the last checkpoint is taken unseen', flush=True)
+            print(f'{root / VAL_FILE}: names no image: training runs without validation, and the last checkpoint is taken unseen', flush=True)
         return state
     say(f'preference pairs from {len(state.images)} images')
     root = settings.work_dir / 'pairs'

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 from sa2va_dpo.common.files import write_json
-from .folder import SUMMARY
+from .folder import SUMMARY, TRAINING
 from .resize import test
+from .rounds import rounds_of, rounds_table
 from .settings import JobSettings
 from .state import JobState
 from .talk import say
@@ -14,15 +15,16 @@ METRICS = ('dice', 'iou', 'precision', 'recall', 'cldice')
 
 def run(settings: JobSettings, state: JobState) -> JobState:
     """Fill ``after``."""
-    say(f'test of the exported model, {len(state.test)} images')
-    state.after = test(state.exported_hf, state, settings, 'test_after')
+    if state.test:
+        say(f'test of the exported model, {len(state.test)} images')
+        state.after = test(state.exported_hf, state, settings, 'test_after')
     return state
 
 
 def write_summary(settings: JobSettings, state: JobState) -> dict:
     """``summary.json``, the last thing that a job writes."""
-    def figures(metrics: dict) -> dict:
-        return {name: metrics[name] for name in (*METRICS, 'n_images')}
+    def figures(metrics: dict | None) -> dict | None:
+        return None if metrics is None else {name: metrics[name] for name in (*METRICS, 'n_images')}
 
     summary = dict(
         before=figures(state.before), after=figures(state.after), pairs=state.train_pairs, train_images=state.train_images,
@@ -30,6 +32,8 @@ def write_summary(settings: JobSettings, state: JobState) -> dict:
         seed=settings.seed, validation_dice=state.validation_dice, sam_size=state.sam_size, exported_sam_size=state.exported_sam_size)
     if state.resized:
         summary['start_at_chosen_size'] = figures(state.resized)
+    if settings.mines_in_rounds:
+        summary['rounds'] = rounds_of(settings.work_dir / TRAINING)
     write_json(settings.work_dir / SUMMARY, summary)
     return summary
 
@@ -45,14 +49,19 @@ def table(before: dict, after: dict, resized: dict | None = None) -> str:
 
 def conclude(summary: dict) -> int:
     """Print the verdict; returns the exit code."""
-    print('\n' + table(summary['before'], summary['after'], summary.get('start_at_chosen_size')))
+    if summary['before'] is not None:
+        print('\n' + table(summary['before'], summary['after'], summary.get('start_at_chosen_size')))
+    if summary.get('rounds'):
+        print('\n' + rounds_table(summary['rounds']))
     if 'start_at_chosen_size' in summary:
         size = summary['sam_size']
         print(f'before: SAM2 at {size["own"]} px; after and start, resized: at {size["chosen"]} px')
     print(f'\nexported model: {summary["exported_hf"]}')
     if summary['validation_dice'] is None:
-        print('NOT VALIDATED: the pairs have no validation images, so the exported model is the last checkpoint, chosen by nothing. '
-              'Whether it is better than the start only the table above says: it is no promise of this job.')
+        print('NOT VALIDATED: there are no validation images, so the exported model is the last checkpoint, chosen by nothing. '
+              + ('Whether it is better than the start only the table above says: it is no promise of this job.'
+                 if summary['before'] is not None else
+                 'No image with a mask was there to say whether it is better than the start: look at its masks before you use it.'))
         return 0
     if summary['best_checkpoint'] is None:
         kept = summary.get('exported_sam_size', summary['sam_size']['own'])

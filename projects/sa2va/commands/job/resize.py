@@ -20,8 +20,9 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     Raises:
         InputError: a size was asked for and this checkpoint's cannot be changed.
     """
-    say(f'test before training, {len(state.test)} images')
-    state.before = test(settings.model, state, settings, 'test_before')
+    if state.test:
+        say(f'test before training, {len(state.test)} images')
+        state.before = test(settings.model, state, settings, 'test_before')
     own = read_sam2_dims(settings.model)['image_size']
     chosen, measured = _choose(settings, state, own)
     state.sam_size = dict(own=own, chosen=chosen, dice={str(size): value for size, value in measured.items()})
@@ -32,8 +33,9 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         shutil.rmtree(start, ignore_errors=True)
         copy_with_sam_size(settings.model, start, chosen)
         state.start = str(start)
-        say(f'test of the untrained start at {chosen} px')
-        state.resized = test(start, state, settings, 'test_resized')
+        if state.test:
+            say(f'test of the untrained start at {chosen} px')
+            state.resized = test(start, state, settings, 'test_resized')
     return state
 
 
@@ -51,7 +53,7 @@ def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict
     if settings.sam_size != 'auto':
         return settings.sam_size, {}
     if not state.training:
-        print(f'SAM2 input size: stays at {own} px, the pairs name no ground truth of training images to measure others on', flush=True)
+        print(f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on', flush=True)
         return own, {}
     say(f'SAM2 input size: the start on training images at {own} px and others')
     measured = measure_sizes(settings.model, ListedMasks(state.training, state.test_prompt), pick_device())

@@ -1,18 +1,16 @@
 """Stage 5: which model is handed back, by validation Dice, and its export."""
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from pathlib import Path
 
 from sa2va_dpo.commands.export import export_run
-from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
-from sa2va_dpo.engine.hooks import HISTORY_FILE
+from sa2va_dpo.engine.checkpointing import newest_whole, select
+from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.inference.input_size import mean_dice
 from .folder import TRAINING
 from .settings import JobSettings
@@ -30,7 +28,9 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     if state.validates:
         choice, checkpoint = _by_validation(settings, state, training)
     else:
-        choice, checkpoint = 'trained', last_checkpoint(training)
+        choice, (checkpoint, damaged) = 'trained', newest_whole(training)
+        if checkpoint is None or damaged:
+            raise InputError('; '.join(damaged) or f'{training}: training left no checkpoint: repeat the job with --overwrite')
         say(f'no validation images: the last checkpoint is taken, {checkpoint.name}')
     exported = settings.work_dir / 'exported_hf'
     # An interrupted job may have left it.
@@ -47,7 +47,8 @@ def run(settings: JobSettings, state: JobState) -> JobState:
 
 
 def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tuple[str, Path | None]:
-    checkpoint, best, start = best_checkpoint(training)
+    found = select(training)
+    checkpoint, start, best = found.checkpoint, found.start or 0.0, found.best or 0.0
     handed_in = start
     if state.resized:
         # The handed-in model is what the result is held against, whatever size it looks at.
@@ -57,47 +58,6 @@ def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tu
     state.validation_dice = dict(start=max(start, handed_in), best=best)
     say('validation Dice: start {start:.4f}, best {best:.4f}'.format(**state.validation_dice))
     return choice, checkpoint
-
-
-def best_checkpoint(training: Path) -> tuple[Path | None, float, float]:
-    """(the best run checkpoint, its validation Dice, the start's validation Dice), as ``val_history.json`` tells.
-
-    The path is ``None`` when no trained checkpoint beats the start. A validation without a finite Dice counts as 0.
-
-    Raises:
-        InputError: no history, or the checkpoint that it names is not there.
-    """
-    try:
-        history = json.loads((training / HISTORY_FILE).read_text(encoding='utf-8'))
-        scores = [(entry['iter'], entry['dice'] if isinstance(entry['dice'], (int, float)) and math.isfinite(entry['dice']) else 0.0)
-                  for entry in history]
-        start, (iteration, best) = scores[0][1], max(scores[1:], key=lambda item: item[1])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f'{training / HISTORY_FILE}: holds no validations of the start and of training ({error}): '
-                         'repeat the job with --overwrite') from None
-    if best <= start:
-        return None, best, start
-    # The first of equal ones, as mmengine keeps it; the pattern of a file name alone could be an earlier run's.
-    for name in (f'best_dice_iter_{iteration}.pth', f'iter_{iteration}.pth'):
-        if (training / name).exists():
-            return training / name, best, start
-    raise InputError(f'{training}: iteration {iteration} was best ({HISTORY_FILE}), but neither best_dice_iter_{iteration}.pth nor '
-                     f'iter_{iteration}.pth is there: repeat the job with --overwrite')
-
-
-def last_checkpoint(training: Path) -> Path:
-    """The checkpoint that ``last_checkpoint`` names, which may have been written under another path to the same folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        path = training / Path((training / 'last_checkpoint').read_text(encoding='utf-8').strip()).name
-    except OSError:
-        path = training / 'last_checkpoint'
-    if not path.name.startswith('iter_') or not path.exists():
-        raise InputError(f'{training}: training left no checkpoint: repeat the job with --overwrite')
-    return path
 
 
 def choose_export(trained: float | None, start: float, handed_in: float) -> str:

@@ -23,11 +23,13 @@ VAL_FILE, TEST_FILE = 'val_annotations.json', 'test_annotations.json'
 # Flags that only the making of pairs reads, and what they are when they are not given.
 MINING = dict(num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25)
 # Settings that change nothing in what comes out.
-_NO_EFFECT = ('work_dir', 'overwrite')
+_NO_EFFECT = ('work_dir', 'overwrite', 'reviewer', 'host', 'port', 'wait')
+# The study's choice where images without masks are judged (docs/when.md).
+ROUNDS = 4
 
 # Where the test images come from: the job's own split of the images; beside --pairs the folders that were named, the pairs'
-# own test_annotations.json, or what is in the guide's folders and not in the pairs.
-TestFrom = Literal['split', 'named', 'annotations', 'rest']
+# own test_annotations.json, or what is in the guide's folders and not in the pairs; none where no image has a mask.
+TestFrom = Literal['split', 'named', 'annotations', 'rest', 'none']
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ class JobSettings:
         pairs: data root of pairs that exist; ``None`` makes them in ``work_dir/pairs``.
         sam_size: ``'auto'``, ``'keep'``, or the side of the SAM2 input in pixels.
         gt_candidate: the ground truth is one of the candidates.
-        judge: who ranks the candidates; ``clicks`` is only for ``'expert'``.
+        unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``, ``host``, ``port`` and
+            ``wait`` are only for ``'expert'``, ``members`` and ``predictions`` for those that vote).
+        rounds: how often pairs are mined anew from the policy as it is; 1 without ``unlabelled`` is a plain run.
+        round_gap: smallest gap of the judge's scores in a round; ``None`` is the rounds' own default.
     """
 
     model: str
@@ -63,9 +68,21 @@ class JobSettings:
     unlabelled: str | None
     judge: str
     rounds: int
+    round_gap: float | None
+    members: tuple[str, ...]
+    predictions: str | None
     clicks: int | None
+    reviewer: str
+    host: str
+    port: int
+    wait: bool
     overwrite: bool
     cfg_options: tuple[str, ...]
+
+    @property
+    def mines_in_rounds(self) -> bool:
+        """Whether training mines its pairs itself."""
+        return self.rounds > 1 or self.unlabelled is not None
 
     def identity(self) -> dict:
         """JSON values of every setting that decides the result."""
@@ -82,7 +99,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     if bool(args.images) != bool(args.gt):
         raise InputError('--images and --gt: give both folders, or neither')
     args.model, args.config = args.model and bundled(args.model), args.config and config_path(args.config)
-    for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled'):
+    for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'predictions'):
         value = getattr(args, flag)
         if value is not None and not Path(value).exists():
             raise InputError(f'--{flag} {value}: does not exist: check the path (it is relative to the repository root)')
@@ -95,7 +112,9 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
         work_dir=Path(args.work_dir), sam_size=_sam_size(args.sam_size), gpus=args.gpus, seed=args.seed, prompt=args.prompt,
         **{name: default if getattr(args, name) is None else getattr(args, name) for name, default in MINING.items()},
         group_regex=args.group_regex, gt_candidate=not args.no_gt_candidate, unlabelled=args.unlabelled,
-        judge=_judge(args, pairs), rounds=args.rounds, clicks=args.clicks, overwrite=args.overwrite,
+        judge=_judge(args, pairs), rounds=args.rounds or (ROUNDS if args.unlabelled else 1), round_gap=args.min_iou_gap,
+        members=tuple(args.members or ()), predictions=args.predictions, clicks=args.clicks, reviewer=args.reviewer,
+        host=args.host, port=args.port, wait=not args.no_wait, overwrite=args.overwrite,
         cfg_options=tuple(args.cfg_options))
 
 
@@ -106,7 +125,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InputError(f'--{flag} {value:g}: must be above 0 and below 1: validation picks the checkpoint, the test judges it')
     if args.min_iou_gap is not None and not (math.isfinite(args.min_iou_gap) and 0 <= args.min_iou_gap < 1):
         raise InputError(f'--min_iou_gap {args.min_iou_gap}: must be at least 0 and below 1')
-    for flag, low in (('gpus', 1), ('seed', 0), ('num_samples', 2), ('max_pairs_per_image', 1), ('rounds', 1), ('clicks', 1)):
+    for flag, low in (('gpus', 1), ('seed', 0), ('num_samples', 2), ('max_pairs_per_image', 1), ('rounds', 1), ('clicks', 1), ('port', 1)):
         value = getattr(args, flag)
         if value is not None and value < low:
             raise InputError(f'--{flag} {value}: must be a whole number of at least {low}')
@@ -136,7 +155,7 @@ def _pairs(args: argparse.Namespace) -> str | None:
     """The data root whose pairs are used; ``None`` where pairs are to be made."""
     pairs = args.pairs
     if pairs is None:
-        if args.images or not (Path(GUIDE_PAIRS) / PAIRS_FILE).is_file():
+        if args.images or args.without_masks or not (Path(GUIDE_PAIRS) / PAIRS_FILE).is_file():
             return None
         pairs = GUIDE_PAIRS
     if not (Path(pairs) / PAIRS_FILE).is_file():
@@ -150,6 +169,11 @@ def _pairs(args: argparse.Namespace) -> str | None:
 
 def _test_images(args: argparse.Namespace, pairs: str | None) -> tuple[str | None, str | None, TestFrom]:
     """(images, ground truth, how the test images are found)."""
+    if args.without_masks:
+        if not args.unlabelled or args.images or pairs:
+            raise InputError('--without-masks: means that there is nothing but --unlabelled: give that folder, and neither --images '
+                             'and --gt nor --pairs')
+        return None, None, 'none'
     guide = Path(GUIDE_IMAGES).is_dir() and Path(GUIDE_GT).is_dir()
     if pairs is None:
         images, gt = (args.images, args.gt) if args.images or not guide else (GUIDE_IMAGES, GUIDE_GT)
@@ -173,7 +197,11 @@ def _judge(args: argparse.Namespace, pairs: str | None) -> str:
         raise InputError(f'--judge {judge}: is for images without masks: name their folder with --unlabelled')
     if args.clicks is not None and judge != 'expert':
         raise InputError(f'--clicks {args.clicks}: are an expert\'s: add --judge expert')
-    if pairs and (args.unlabelled or args.rounds > 1):
+    for flag, wanted in (('members', 'committee'), ('predictions', 'predictions')):
+        if bool(getattr(args, flag)) != (judge == wanted):
+            raise InputError(f'--{flag}: ' + (f'missing; --judge {wanted} needs it' if judge == wanted else
+                                             f'belongs to --judge {wanted}: add it, or leave --{flag} out'))
+    if pairs and (args.unlabelled or (args.rounds or 1) > 1):
         flag = '--unlabelled' if args.unlabelled else '--rounds'
         raise InputError(f'{flag}: makes new pairs, but those of {pairs} are used: '
                          + ('leave out --pairs' if args.pairs else 'give --images and --gt'))
@@ -183,5 +211,6 @@ def _judge(args: argparse.Namespace, pairs: str | None) -> str:
 def _config(model: str, args: argparse.Namespace) -> str:
     name = 'sa2va_dpo_vessel'
     if Path(model).resolve() == Path(bundled(TINY_CHECKPOINT)).resolve():
-        name += '_tiny_own' if args.no_gt_candidate else '_tiny'
+        # The study's term for the policy's own candidates, with people or a vote for the judge (docs/when.md).
+        name += '_tiny_own' if args.no_gt_candidate or args.unlabelled else '_tiny'
     return bundled(f'{CONFIGS}/{name}.py')

@@ -9,6 +9,7 @@ from sa2va_dpo.datasets.annotations import read_pairs, read_segs, resolve
 from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
 from .images import name_some, shared_with
 from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
@@ -19,15 +20,20 @@ DEMO_IMAGES = 48  # half for the test, a quarter of the other half for validatio
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
-    """Fill ``images``, ``validation``, ``test``, ``test_prompt`` and ``gt_dir``; the demo set is drawn first where there are none.
+    """Fill ``images``, ``validation``, ``test``, ``test_prompt``, ``gt_dir`` and ``unlabelled``; the demo set is drawn first where
+    there are no images.
 
     Raises:
         InputError: too few patients for pairs, validation and test, or a test image is one of the pairs'.
     """
-    if settings.pairs is None:
+    if settings.test_from == 'none':
+        state.test_prompt = settings.prompt or DEFAULT_PROMPT
+    elif settings.pairs is None:
         _split(settings, state)
     else:
         _beside_pairs(settings, state)
+    if settings.unlabelled is not None:
+        state.unlabelled = _unlabelled(settings, state)
     return state
 
 
@@ -49,9 +55,11 @@ def _split(settings: JobSettings, state: JobState) -> None:
         raise InputError(f'{images}: {len(matched)} images with ground truth of {patients} patients leave one patient beside the '
                          'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
                          'with --group_regex')
-    # The generator draws the same patients from the same list.
-    _, validation = split_by_group(train, settings.val_fraction, settings.seed, key=patient)
-    state.images, state.validation, state.gt_dir = train, [item.image for item in validation], str(gt)
+    # As the generator draws them from the same list.
+    drawn = split_patients([Path(item.image) for item in train], settings.val_fraction, 0.0, settings.seed, settings.group_regex)
+    if drawn.note:
+        raise InputError(f'{images}: {"; ".join([drawn.note, *drawn.joined])}')
+    state.images, state.validation, state.gt_dir = train, [str(path) for path in drawn.val], str(gt)
     state.test_prompt = settings.prompt or DEFAULT_PROMPT
     state.test = _without_known(test, [item.image for item in train], settings)
 
@@ -79,6 +87,25 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
         raise InputError(f'{where}: {len(shared)} of {len(test)} test images are in the pairs or their validation: {name_some(shared)}: '
                          'test on images of other patients, or tell patients apart with --group_regex')
     state.test = test
+
+
+def _unlabelled(settings: JobSettings, state: JobState) -> list[str]:
+    """The images of ``--unlabelled`` without those that the test or validation knows, by patient or by picture.
+
+    Raises:
+        InputError: none is left.
+    """
+    found = [Labelled(str(path.resolve()), '') for path in list_images(Path(settings.unlabelled))]
+    held_out = [*(item.image for item in state.test), *state.validation]
+    shared = shared_with(found, held_out, settings.group_regex)
+    if shared:
+        print(f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: {name_some(shared)}',
+              flush=True)
+    rest = [item.image for item in found if item.image not in shared]
+    if not rest:
+        raise InputError(f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images of '
+                         'other patients')
+    return rest
 
 
 def _named_in(root: Path, name: str) -> list[str]:

@@ -30,6 +30,7 @@ class JobState:
         validation: paths of those among ``images`` that validation holds out.
         test: never among ``images`` nor in the pairs.
         test_prompt: the question of every test image.
+        unlabelled: paths of images without masks; no test or validation image is among them.
         before, resized, after: test metrics of the base as handed in, of the untrained resized base, of what is exported.
         sam_size: ``own`` and ``chosen`` SAM2 input size in pixels, ``dice`` of those that were measured.
         start: checkpoint directory that is trained: the base, or its resized copy.
@@ -46,6 +47,7 @@ class JobState:
     validation: list[str] = field(default_factory=list)
     test: list[Labelled] = field(default_factory=list)
     test_prompt: str = ''
+    unlabelled: list[str] = field(default_factory=list)
     gt_dir: str | None = None
     # resize
     before: dict | None = None

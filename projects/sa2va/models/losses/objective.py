@@ -34,6 +34,7 @@ class PreferenceConfig:
         kl_weight: of :func:`kl_to_reference`; needs a reference.
         gap_weighting: weigh pairs by ``iou_gap`` normalised to mean 1 over the batch (no effect with one pair a
             batch).
+        per_image: every image of a batch counts the same, however many pairs it has; False: every pair does.
         use_reference: the guide's full form, else its simplified form.
 
     Raises:
@@ -53,10 +54,11 @@ class PreferenceConfig:
     cldice_iterations: int = 10
     kl_weight: float = 0.0
     gap_weighting: bool = False
+    per_image: bool = True
     use_reference: bool = True
 
     def __post_init__(self) -> None:
-        for name in ('gap_weighting', 'use_reference'):
+        for name in ('gap_weighting', 'per_image', 'use_reference'):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f'preference.{name} {getattr(self, name)!r} must be True or False')
         for name in ('weight', 'supervised_weight', 'supervised_bce', 'supervised_dice', 'supervised_cldice',
@@ -87,7 +89,8 @@ class PreferenceConfig:
 
         ``type='guide'`` is the guide's objective as written (mean log-probability, sigmoid, beta 0.1, no supervised
         term);
-        beside it only the guide's own knobs ``beta``, ``label_smoothing`` and ``use_reference`` may be set.
+        beside it only the guide's own knobs ``beta``, ``label_smoothing`` and ``use_reference``, and ``per_image``,
+        may be set.
 
         Raises:
             ValueError: an unknown field, one under its former name, an unknown type, or settings that contradict
@@ -107,7 +110,7 @@ class PreferenceConfig:
         if kind not in (None, 'guide'):
             raise ValueError(f'preference.type {kind!r} must be "guide" or left out')
         if kind == 'guide':
-            free = ('beta', 'label_smoothing', 'use_reference')
+            free = ('beta', 'label_smoothing', 'per_image', 'use_reference')
             other = [f'{name}={value!r}' for name, value in settings.items()
                      if name not in free and value != defaults[name]]
             if other:
@@ -146,7 +149,10 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
     if config.gap_weighting and gaps is None:
         raise ValueError('preference: gap_weighting needs the iou_gap of each pair')
 
+    image_weights = _image_weights(image_index) if config.per_image and image_index is not None else None
     weights = _gap_weights(gaps) if config.gap_weighting else None
+    if image_weights is not None:
+        weights = image_weights if weights is None else weights * image_weights
     # The twin without the preference term logs its figures but must not pay for, or be touched by, their gradient.
     with torch.set_grad_enabled(torch.is_grad_enabled() and config.weight > 0):
         preference = preference_loss(logits, chosen, rejected, reference_logits=reference_logits, beta=config.beta,
@@ -161,11 +167,12 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
         supervised = supervised_term(
             logits, chosen, bce_weight=config.supervised_bce, dice_weight=config.supervised_dice,
             cldice_weight=config.supervised_cldice, cldice_iterations=config.cldice_iterations,
-            image_index=image_index).mean()
+            image_index=image_index)
+        supervised = _mean(supervised, image_weights)
         result['supervised_loss'] = config.supervised_weight * supervised
         logs['supervised_nll'] = supervised.detach()
     if config.kl_weight:
-        kl = kl_to_reference(logits, reference_logits, chosen, rejected, image_index=image_index).mean()
+        kl = _mean(kl_to_reference(logits, reference_logits, chosen, rejected, image_index=image_index), image_weights)
         result['kl_loss'] = config.kl_weight * kl
         logs['kl'] = kl.detach()
 
@@ -179,6 +186,16 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
             logs['drift_outside'] = ratio(((1 - distance) * drift).sum((-2, -1)),
                                            (1 - distance).sum((-2, -1))).mean()
     return result | logs
+
+
+def _image_weights(image_index: Tensor) -> Tensor:
+    """[P], mean 1: each pair's share of its image, the same for every image that has pairs."""
+    pairs = torch.bincount(image_index)
+    return len(image_index) / (pairs > 0).sum() / pairs[image_index]
+
+
+def _mean(per_pair: Tensor, weights: Tensor | None) -> Tensor:
+    return per_pair.mean() if weights is None else (per_pair * weights.to(per_pair)).mean()
 
 
 def _gap_weights(gaps: Tensor) -> Tensor:

@@ -73,13 +73,16 @@ def test_the_command_of_training(settings, settings_of):
     assert command[command.index('--work-dir') + 1] == 'w/training', 'in a folder of its own'
     assert '--resume' not in command and '--cfg-options' not in command and 'torch.distributed.run' not in command
     Path('w/training').mkdir()
-    Path('w/training/last_checkpoint').touch()
+    Path('w/training/iter_4.pth').touch()
     Path('w/last_checkpoint').touch()
     options = ('--work-dir', 'w', '--gpus', '2', '--cfg-options', 'lr=1')
     command = train.command_of(settings_of(*options), state_of(sam_size=dict(own=640, chosen=1024)))
     assert '--nproc_per_node=2' in command and command[command.index('--launcher') + 1] == 'pytorch' and '--resume' in command
     given = command[command.index('--cfg-options') + 1:]
-    assert 'model.score_size=512' in given and given[-1] == 'lr=1', 'the user has the last word'
+    assert given == ['score_size=512', 'lr=1']
+    # The user has the last word.
+    command = train.command_of(settings_of('--work-dir', 'w', '--cfg-options', 'score_size=256'), state_of(sam_size=dict(own=640, chosen=1024)))
+    assert [part for part in command if 'score_size' in part] == ['score_size=256']
 
 
 def test_a_checkpoint_of_another_run_beside_it_is_never_resumed(settings):
@@ -101,7 +104,7 @@ def test_the_input_size_is_measured_on_training_images_only(settings, monkeypatc
 def test_without_ground_truth_of_training_images_the_size_stays_and_that_is_said(settings, monkeypatch, micro_checkpoint, capsys):
     monkeypatch.setattr(resize, 'test', lambda *arguments: FIGURES)
     state = resize.run(replace(settings, model=str(micro_checkpoint)), state_of(images=[]))
-    assert state.sam_size['chosen'] == 128 and 'stays at 128 px, the pairs name no ground truth' in capsys.readouterr().out
+    assert state.sam_size['chosen'] == 128 and 'stays at 128 px, no ground truth of a training image is known' in capsys.readouterr().out
 
 
 def test_existing_pairs_are_counted_and_their_validation_is_looked_for(tmp_path, in_an_empty_folder, write_pairs, settings_of, capsys):

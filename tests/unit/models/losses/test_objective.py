@@ -122,7 +122,7 @@ def test_gap_weighting_by_hand():
 def test_combined_with_image_index_equals_repeated_logits():
     logits, reference, win, lose = random_case(20)
     index = torch.tensor([0, 1, 1])
-    config = PreferenceConfig(reduction='disagreement', supervised_weight=1., supervised_cldice=.5, kl_weight=1.,
+    config = PreferenceConfig(per_image=False, reduction='disagreement', supervised_weight=1., supervised_cldice=.5, kl_weight=1.,
                               clip=3.)
     one = combined_loss(config, logits[:2], reference[:2], win, lose, image_index=index)
     two = combined_loss(config, logits[:2][index], reference[:2][index], win, lose)
@@ -138,3 +138,30 @@ def test_combined_refuses_what_does_not_fit_the_config():
         combined_loss(PreferenceConfig(use_reference=False), logits, reference, win, lose)
     with pytest.raises(ValueError, match='iou_gap'):
         combined_loss(PreferenceConfig(gap_weighting=True), logits, reference, win, lose)
+
+
+@pytest.mark.parametrize('settings', [dict(), dict(supervised_weight=1., kl_weight=.5), dict(reduction='balanced', weight=.2)])
+def test_an_image_counts_the_same_however_many_pairs_it_has(settings):
+    """Three pairs of one image and one of another: the mean of the two images' own losses, not of the four pairs'."""
+    logits, reference, win, lose = random_case(21, pairs=4)
+    index = torch.tensor([0, 0, 0, 1])
+    z, z_ref = logits[[0, 3]], reference[[0, 3]]
+    config = PreferenceConfig(**settings)
+    both = combined_loss(config, z, z_ref, win, lose, image_index=index)
+    first = combined_loss(config, z[:1], z_ref[:1], win[:3], lose[:3], image_index=index[:3])
+    second = combined_loss(config, z[1:], z_ref[1:], win[3:], lose[3:], image_index=torch.tensor([0]))
+    pairwise = combined_loss(PreferenceConfig(**settings, per_image=False), z, z_ref, win, lose, image_index=index)
+    for name in (name for name in both if 'loss' in name):
+        torch.testing.assert_close(both[name], (first[name] + second[name]) / 2)
+        torch.testing.assert_close(pairwise[name], (3 * first[name] + second[name]) / 4)
+        assert (both[name] - pairwise[name]).abs() > 1e-4
+
+
+def test_with_equally_many_pairs_nothing_changes_and_gap_weights_stay():
+    logits, reference, win, lose = random_case(22, pairs=4)
+    index, gaps = torch.tensor([0, 0, 1, 1]), torch.tensor([.1, .2, .3, .4])
+    z, z_ref = logits[[0, 2]], reference[[0, 2]]
+    for gap_weighting in (False, True):
+        one, other = (combined_loss(PreferenceConfig(per_image=per_image, gap_weighting=gap_weighting, supervised_weight=1.),
+                                    z, z_ref, win, lose, gaps=gaps, image_index=index) for per_image in (True, False))
+        assert all(torch.equal(one[name], other[name]) for name in one)

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
 from sa2va_dpo.common import ownership
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, log_tracebacks_to
 from sa2va_dpo.common.files import directory_hashes, hash_file, read_json
 from sa2va_dpo.common.processes import rank
+from sa2va_dpo.common.signals import go_on
+from .checkpointing import newest_whole
 
 KIND = 'training'
-# What a training run writes into its work directory.
+# What a training run writes into its work directory, but for error.log, which a job in the same folder may have written.
 OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json', 'rounds.json', 'rounds',
+        'earlier_*',
         '[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9]')
 # A run may go on for longer, validate and log at other times, and keep its caches elsewhere.
 FREE = tuple(f'config.{name}' for name in (
@@ -99,13 +102,19 @@ def claim_training(cfg, overwrite: bool = False) -> list[str]:
     if rank() == 0:
         withdraw(cfg.work_dir)
     held = ownership.claim(cfg.work_dir, KIND, identity, OURS, overwrite=overwrite, free=FREE, flag='--work-dir')
-    if rank():
-        return []
-    if held.cleared:
-        return [held.cleared]
+    log_tracebacks_to(cfg.work_dir)
+    go_on(f'{cfg.work_dir}: the same command with --resume goes on from the newest checkpoint there')
+    lines = [held.cleared] if held.cleared else []
     if held.found and not cfg.get('resume'):
-        return [f'{cfg.work_dir}: this very run was begun here before and starts anew (--resume goes on from its last checkpoint)']
-    return []
+        lines.append(f'{cfg.work_dir}: this very run was begun here before and starts anew, what it left is moved aside (--resume '
+                     'goes on from its last checkpoint)')
+    if cfg.get('resume') and not cfg.get('load_from'):
+        found, damaged = newest_whole(cfg.work_dir)
+        lines += damaged
+        if found is None:
+            lines.append(f'{cfg.work_dir}: no whole checkpoint to resume from: training begins at the start')
+        cfg.resume, cfg.load_from = found is not None, None if found is None else str(found)
+    return [] if rank() else lines
 
 
 def _check_origin(checkpoint: Path, identity: Mapping) -> None:

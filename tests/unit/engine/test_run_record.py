@@ -3,10 +3,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
-from sa2va_dpo.commands.run_record import annotation_hashes, claim_training, publish, training_identity, withdraw
+from sa2va_dpo.engine.run_record import annotation_hashes, claim_training, publish, training_identity, withdraw
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 
@@ -55,8 +56,12 @@ def test_every_file_that_decides_is_hashed(run):
 def test_the_same_run_may_start_anew_resume_and_go_on_for_longer(run):
     assert run() == []
     assert 'this very run was begun here before and starts anew' in run()[0]
-    assert run(resume='auto') == []
-    assert run(resume='auto', **{'train_cfg.max_iters': 8}) == []
+    assert 'no whole checkpoint to resume from' in run(resume='auto')[0] and not run.cfg.resume
+    torch.save({}, run.work_dir / 'iter_4.pth')
+    (run.work_dir / 'iter_8.pth').write_bytes(b'half')
+    [line] = run(resume='auto')
+    assert 'iter_8.pth: is not whole' in line and run.cfg.load_from == str(run.work_dir / 'iter_4.pth')
+    assert run(resume='auto', **{'train_cfg.max_iters': 8}) == [line]
 
 
 @pytest.mark.parametrize('file, words', [
@@ -107,8 +112,9 @@ def test_published_files_are_links_that_training_never_writes_through(run):
     assert (run.work_dir / 'iter_2.pth').read_text() == "the job's" and (run.work_dir / 'config.py').read_text() == 'mine'
     assert not (run.work_dir / 'last_checkpoint').exists(), 'nobody may resume it from here'
     (run.work_dir / 'config.py').unlink()
+    (run.work_dir / 'error.log').touch()
     assert publish(run.work_dir, training) == []
     run()
-    assert sorted(path.name for path in run.work_dir.iterdir()) == [ownership.LOCK, ownership.RECORD, 'training']
+    assert sorted(path.name for path in run.work_dir.iterdir()) == [ownership.LOCK, 'error.log', ownership.RECORD, 'training']
     assert (training / 'config.py').read_text() == "the job's"
     withdraw(run.work_dir / 'nowhere')
