@@ -28,7 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--labelled', nargs='+', type=int, help='k (default: 8 for arcade, 2 for chase and hrf, 4 for demo)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument('--groups', nargs='+', default=['main'])
-    parser.add_argument('--only', nargs='+', help='only regimes whose name is one of these')
+    parser.add_argument('--only', nargs='+', help='only regimes of these names, in this order')
     parser.add_argument('--steps', type=int)
     parser.add_argument('--base-steps', type=int)
     parser.add_argument('--lr', type=float)
@@ -36,6 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--device')
     parser.add_argument('--shard', default='0/1')
     parser.add_argument('--minutes', type=float, default=float('inf'), help='start no new run after this long')
+    parser.add_argument('--began', type=float, help='seconds since the epoch from which --minutes counts (default: now)')
     parser.add_argument('--prepare', action='store_true', help='only make the images')
     parser.add_argument('--report', action='store_true', help='only write the report')
     return parser.parse_args()
@@ -47,14 +48,14 @@ def main() -> None:
         from benchmarks.study.label_report import report
 
         return report(args.out)
-    began = time.time()
+    began = args.began or time.time()
     import torch
     from benchmarks.study.bank import Bank
     from benchmarks.study.bases import TINY, labelled_base
     from benchmarks.study.regimes import BASE_STEPS, Regime, regimes
     from benchmarks.study.rounds import run_regime, score
     from benchmarks.study.splits import prepare_images
-    from sa2va_dpo.models.checkpoint.released import load_checkpoint
+    from sa2va_dpo.models.checkpoint import load_checkpoint
 
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     (args.out / 'runs').mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,8 @@ def main() -> None:
                 prepare_images(data, seed, args.out, args.shared)
         return None
     table = [regime for regime in regimes() if regime.group in args.groups and (not args.only or regime.name in args.only)]
+    if args.only:
+        table.sort(key=lambda regime: args.only.index(regime.name))
     index, count = map(int, args.shard.split('/'))
     jobs = [(seed, data, k) for seed in args.seeds for data in args.data for k in args.labelled or LABELLED[data]]
     for seed, data, k in jobs[index::count]:

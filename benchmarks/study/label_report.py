@@ -27,7 +27,7 @@ def report(out: Path) -> None:
         writer.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
     value = {(r['data'], r['labelled'], r['regime'], r['seed']): r for r in rows}
     twins = {regime.name: regime.twin for regime in regimes()}
-    order = ['start', *(regime.name for regime in regimes())]
+    order = ['start', *dict.fromkeys(regime.name for regime in regimes())]
     order += sorted({r['regime'] for r in rows} - set(order))
     lines = []
     for data, k in sorted({(r['data'], r['labelled']) for r in rows}):
@@ -64,22 +64,34 @@ def _plot(out: Path, rows: list[dict]) -> None:
     import matplotlib.pyplot as plt
 
     panels = sorted({(r['data'], r['labelled']) for r in rows})
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
-    for axis, (data, k) in zip(axes[0], panels):
-        def mean(name: str, key: str, data=data, k=k) -> float | None:
-            found = [r[key] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name)]
-            return float(np.mean(found)) if found else None
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.4 * columns, 3.6 * lines), squeeze=False)
+    for axis in axes.flat[len(panels):]:
+        axis.remove()
+    for axis, (data, k) in zip(axes.flat, panels):
+        start = {r['seed']: r['dice'] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, 'start')}
+
+        def mean(name: str, key: str, data=data, k=k, start=start) -> float | None:
+            found = [r for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name) and r['seed'] in start]
+            if not found:
+                return None
+            if key == 'dice':  # by seed against its own start: recipes may have run on other seeds
+                return float(np.mean(list(start.values())) + np.mean([r['dice'] - start[r['seed']] for r in found]))
+            return float(np.mean([r[key] for r in found]))
 
         for name, label, style in (('start', 'k labelled', 'k:'), ('all masks drawn', 'all masks drawn', 'C1--'),
                                    ('consensus, 4 rounds, guard', 'consensus, nobody looks', 'C7-.')):
             level = mean(name, 'dice')
             if level is not None:
                 axis.plot([0, 1], [level, level], style, transform=axis.get_yaxis_transform(), label=label)
-        for prefix, colour in (('picks', 'C0'), ('region picks', 'C2')):
-            points = [(mean(name, 'clicks'), mean(name, 'dice')) for rounds in (1, 4, 8)
-                      if mean(name := f'{prefix}, {rounds} round{"s" if rounds > 1 else ""}', 'dice') is not None]
-            if points:
-                axis.plot(*zip(*sorted(points)), 'o-', color=colour, label=prefix)
+        for kind, colour, marker in (('picks', 'C0', 'o'), ('region picks', 'C2', 's')):
+            for suffix, fill in (('', 'none'), (', normalised x 0.3', colour)):
+                names = [f'{kind}, {rounds} round{"s" if rounds > 1 else ""}{suffix}' for rounds in (1, 4, 8)]
+                points = sorted((mean(name, 'clicks'), mean(name, 'dice')) for name in names if mean(name, 'dice') is not None)
+                if points:
+                    axis.plot(*zip(*points), marker=marker, color=colour, markerfacecolor=fill, label=kind + suffix)
+        axis.set_xlim(left=0)
         axis.set(title=f'{data}, k = {k}', xlabel='clicks', ylabel='test Dice')
         axis.legend(fontsize='x-small')
     figure.tight_layout()

@@ -1,7 +1,7 @@
 """The rows of the label-scarce study: what the user has, who looks at the other images, and how often."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .table import BALANCED, NORMALISED, supervised_and
 
@@ -20,7 +20,7 @@ class Regime:
         rounds: how often candidates are mined anew; the stretches between are equal.
         wrong: share of picks that fall on another candidate at random.
         cells: the pick is made in each of ``cells`` x ``cells`` squares (a composite), None: the whole mask.
-        labelled_share: share of the draws that are labelled images.
+        labelled_share: share of the draws that are labelled images; None: their share of the training images.
         preference: fields of ``PreferenceConfig``; weight 0 is the supervised term alone.
         pairing: ``best`` (the pick against every other candidate) or ``components`` (each connected component of the
             disagreement with the greedy mask is a pair of its own).
@@ -34,7 +34,7 @@ class Regime:
     rounds: int = 4
     wrong: float = 0.0
     cells: int | None = None
-    labelled_share: float = 0.5
+    labelled_share: float | None = None
     preference: dict = field(default_factory=lambda: supervised_and(0.0), hash=False)
     pairing: str = 'best'
     reference: str = 'initial'
@@ -71,5 +71,29 @@ def regimes() -> list[Regime]:
         Regime('consensus, 4 rounds, guard', 'consensus', guard=True),
         Regime('consensus mask, 4 rounds', 'consensus_mask'),
         Regime('picks, 4 rounds, guard', 'picks', guard=True),
+    ]
+    normalised = supervised_and(0.3, **NORMALISED)
+    table += [replace(r, name=f'{r.name}, {label}', group='explore', twin=None, **change) for r, label, change in (
+        (table[0], 'lr 3e-4', dict(lr=3e-4)), (table[1], 'lr 3e-4', dict(lr=3e-4)), (table[4], 'lr 3e-4', dict(lr=3e-4)),
+        (table[4], 'a quarter labelled', dict(labelled_share=0.25)), (table[4], '10 candidates', dict(num_samples=10)),
+        (table[11], 'lr 3e-4', dict(lr=3e-4)), (table[13], 'lr 3e-4', dict(lr=3e-4)), (table[2], 'lr 3e-4', dict(lr=3e-4)),
+        (table[6], 'lr 3e-4', dict(lr=3e-4)), (table[6], 'reference reset', dict(reference='round')),
+        (table[6], 'components', dict(pairing='components')),
+        *((table[i], 'half labelled', dict(labelled_share=0.5)) for i in (0, 1, 4, 6, 9, 11, 12, 14, 16)))]
+    table += [
+        Regime('all masks drawn', 'masks', lr=3e-4, zero=True),
+        Regime('picks, 4 rounds', 'picks', lr=3e-4, zero=True),
+        Regime('picks, 4 rounds, normalised x 0.3', 'picks', lr=3e-4, zero=True, preference=normalised, twin='picks, 4 rounds'),
+        Regime('picks, 8 rounds', 'picks', rounds=8, lr=3e-4, zero=True),
+        Regime('picks, 8 rounds, normalised x 0.3', 'picks', rounds=8, lr=3e-4, zero=True, preference=normalised,
+               twin='picks, 8 rounds'),
+        Regime('region picks, 4 rounds', 'picks', cells=8, lr=3e-4, zero=True),
+        Regime('region picks, 4 rounds, normalised x 0.3', 'picks', cells=8, lr=3e-4, zero=True, preference=normalised,
+               twin='region picks, 4 rounds'),
+        Regime('region picks, 8 rounds, normalised x 0.3', 'picks', rounds=8, cells=8, lr=3e-4, zero=True, preference=normalised),
+        Regime('picks, 4 rounds, normalised x 0.3, 10 candidates', 'picks', lr=3e-4, zero=True, preference=normalised,
+               num_samples=10),
+        Regime('consensus, 4 rounds, guard', 'consensus', guard=True, lr=3e-4, zero=True),
+        Regime('picks, 1 round', 'picks', rounds=1, lr=3e-4, zero=True),
     ]
     return table

@@ -195,7 +195,8 @@ class Run:
     def draw(self, labelled: dict[str, list], unlabelled: dict[str, list]) -> list:
         draws = []
         for _ in range(BATCH):
-            own = self.rng.random() < self.regime.labelled_share
+            share = self.regime.labelled_share
+            own = self.rng.random() < (len(labelled) / (len(labelled) + len(unlabelled)) if share is None else share)
             pool = labelled if labelled and (own or not unlabelled) else unlabelled
             stem = list(pool)[self.rng.integers(len(pool))]
             group = pool[stem]

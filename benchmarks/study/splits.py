@@ -21,7 +21,7 @@ from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, w
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from sa2va_dpo.models.checkpoint.run import read_trained_tensors
+from sa2va_dpo.models.checkpoint import read_trained_tensors
 
 pytestmark = pytest.mark.integration
 

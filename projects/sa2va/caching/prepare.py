@@ -17,7 +17,7 @@ from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
 from sa2va_dpo.models.sa2va_dpo_model import preference_config
-from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.models.run_model import Sa2VARunModel
 from sa2va_dpo.models.trainable import normalise_switches
 from .build import Wish, batch_of, compute, fill, fill_one, missing
 from .fingerprint import fingerprint, weights_digest
@@ -84,7 +84,7 @@ def prepare(cfg: Config) -> list[str]:
     return lines
 
 
-def _fill_lazily(cfg: Config, model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish],
+def _fill_lazily(cfg: Config, model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish],
                  stores: dict[str, CacheStore]) -> None:
     """Let the start model, which stays in memory, compute a view when a data set first asks for it."""
     names: dict[str, tuple[str, ...]] = {}
@@ -92,6 +92,8 @@ def _fill_lazily(cfg: Config, model: Sa2VASegModel, maker: SampleMaker, wishes: 
         names[view.key()] = tuple(dict.fromkeys((*names.get(view.key(), ()), *wanted)))
 
     def fill_view(view) -> None:
+        if view.key() not in names:  # mining asks for images that training never visits
+            return
         with _precision(cfg, model):
             fill_one(model.policy, maker, (view, names[view.key()]), stores)
 
@@ -113,7 +115,7 @@ def _settings(cfg: Config) -> dict | None:
             if (cfg.get(name) or {}).get('num_workers', 0):
                 raise InputError(f'cache.lazy: {name}.num_workers is {cfg[name].num_workers}, and workers have no model to '
                                  f'compute with: set it to 0, or cache.lazy=False')
-    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset):
+    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset, 'RoundPairs'):
         raise InputError(f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
                          f'set cache=None')
     return asked
@@ -123,7 +125,9 @@ def _kinds(cfg: Config, items) -> list[Kind]:
     model = cfg.model
     trainable = 'all' if model.trainable == 'all' else normalise_switches(model.trainable)
     reference = model.get('reference', 'initial')
-    has_reference = preference_config(model.preference, reference).use_reference
+    # A reference that moves with the rounds has no logits that last.
+    moves = (cfg.get('rounds') or {}).get('reference') == 'round'
+    has_reference = preference_config(model.preference, reference).use_reference and not moves
     kinds = choose(items, trainable, has_reference, cfg.train_dataloader.dataset.get('brightness', 0.0))
     if reference == 'stored' and has_reference and KINDS['reference_low_res'] not in kinds:
         raise InputError('model.reference: "stored" needs reference_low_res among cache.items: add it, or set '
@@ -150,7 +154,7 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     return [wish for wish in wishes if wish[1]], SampleMaker(train.pre), visits
 
 
-def _start_model(cfg: Config) -> Sa2VASegModel:
+def _start_model(cfg: Config) -> Sa2VARunModel:
     """The model as training begins with it: same dtypes, same device, adapters at zero."""
     model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
@@ -158,13 +162,13 @@ def _start_model(cfg: Config) -> Sa2VASegModel:
     return model.to(pick_device()).eval()
 
 
-def _precision(cfg: Config, model: Sa2VASegModel) -> ContextManager:
+def _precision(cfg: Config, model: Sa2VARunModel) -> ContextManager:
     if cfg.optim_wrapper.type != 'AmpOptimWrapper':
         return nullcontext()
     return torch.autocast(next(model.parameters()).device.type, getattr(torch, cfg.optim_wrapper.get('dtype') or 'float16'))
 
 
-def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
+def _stores(cfg: Config, kinds: list[Kind], model: Sa2VARunModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
     device = next(model.parameters()).device.type
     precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
     preprocessing = maker.pre.fingerprint()
@@ -173,7 +177,7 @@ def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleM
     return {name: CacheStore(Path(directory) / f'{name}-{mark}') for name, mark in marks.items()}
 
 
-def _sizes(model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
+def _sizes(model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
     """Bytes of every kind over all views, from the first view (others may have another number of tiles)."""
     results = compute(model.policy, batch_of(maker, wishes[0][0], model.policy), names)
     return {name: sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -220,5 +224,6 @@ def _point(cfg: Config, stores: dict[str, CacheStore]) -> None:
         cfg.val_dataloader.dataset.cache = {name: path for name, path in folders.items() if name != 'reference_low_res'}
     if 'reference_low_res' in folders:
         cfg.model.reference = 'stored'
-    if 'seg_states' in folders:
+    # Mining asks for views that no cache holds.
+    if 'seg_states' in folders and not cfg.get('rounds'):
         cfg.model.with_mllm = False

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import argparse
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 DESCRIPTION = "Build preference pairs from the model's own predictions or from predictions that exist already."
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=DESCRIPTION, argument_default=argparse.SUPPRESS)
+    parser = ArgumentParser(description=DESCRIPTION, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add('--mode', required=True, choices=['generate', 'from_predictions'])
     add('--images_dir', required=True,

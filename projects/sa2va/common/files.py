@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 from .errors import InputError
+from .json_text import named, parse_json
 from .limits import limit, variable_of
 
 _SUFFIX = '.part'
@@ -156,15 +157,45 @@ def new_directory(path: str | os.PathLike) -> Iterator[Path]:
         with writing(path, part):
             part.mkdir()
             yield part
-            for folder, _, names in os.walk(part):
-                for name in names:
-                    _flush(Path(folder) / name)
-                _flush_directory(Path(folder))
+            _flush_tree(part)
             # rename(2) replaces an empty directory in one step.
             os.replace(part, path)
             _flush_directory(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def publish(written: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Flush what lies at ``written`` (a file or a folder beside ``path``) and let it become ``path``.
+
+    A folder that is there already is moved out of the way first: between the two steps ``path`` does not exist.
+
+    Raises:
+        InputError: the disk would not have it.
+    """
+    written, path = Path(written), Path(path)
+    with writing(path):
+        if written.is_dir():
+            _flush_tree(written)
+        else:
+            _flush(written)
+        old = path.with_name(f'.{path.name}.old')
+        if path.is_dir() and not path.is_symlink():
+            remove(old)
+            os.replace(path, old)
+        os.replace(written, path)
+        _flush_directory(path.parent)
+        remove(old)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a file, a link or a folder with all that is in it; nothing if there is none. Links are not followed."""
+    path = Path(path)
+    with writing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def copy_file(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -193,6 +224,13 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_tree(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder) / name)
+        _flush_directory(Path(folder))
 
 
 def _flush_directory(path: Path) -> None:
@@ -245,80 +283,8 @@ def read_json(path: str | os.PathLike, remedy: str = 'correct the file or make i
         raise InputError(f'{path}: {error}: {remedy}') from None
     if kind is not None and not isinstance(value, kind):
         wanted = dict(dict='an object with named fields', list='a list').get(kind.__name__, kind.__name__)
-        raise InputError(f'{path}: holds {_named(value)}, must be {wanted}: {remedy}')
+        raise InputError(f'{path}: holds {named(value)}, must be {wanted}: {remedy}')
     return value
-
-
-def parse_json(content: bytes | str) -> Any:
-    """The value of a JSON text under the rules of :func:`read_json`.
-
-    Raises:
-        ValueError: it breaks one of them; the text says which.
-    """
-    try:
-        text = content if isinstance(content, str) else content.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'not UTF-8 text ({error.reason} at byte {error.start})') from None
-    deepest = limit('json_depth')
-    try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer,
-                           parse_float=_float)
-    except RecursionError:
-        raise ValueError(f'not valid JSON (nested deeper than {deepest})') from None
-    except ValueError as error:
-        raise ValueError(f'not valid JSON ({error})') from None
-    _walk(value, deepest, surrogates=re.search(r'\\u[dD][89a-fA-F]', text) is not None)
-    return value
-
-
-def _object(items: list[tuple[str, Any]]) -> dict:
-    entry = dict(items)
-    if len(entry) != len(items):
-        names = [name for name, _ in items]
-        raise ValueError(f'field {next(n for n in names if names.count(n) > 1)!r} stands twice in one record')
-    return entry
-
-
-def _constant(name: str):
-    raise ValueError(f'{name} is not a number')
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > limit('json_digits'):
-        raise ValueError(f'an integer of {len(digits)} digits')
-    return int(digits)
-
-
-def _float(digits: str) -> float:
-    value = float(digits)
-    if value in (float('inf'), float('-inf')):
-        raise ValueError(f'{digits[:20]} is larger than any number')
-    return value
-
-
-def _walk(value: Any, deepest: int, surrogates: bool) -> None:
-    """Refuses nesting below ``deepest`` levels and, where there may be some, text with half a surrogate pair."""
-    level = [value]
-    depth = 0
-    while level:
-        below = []
-        for node in level:
-            children = (*node.values(), *(node if surrogates else ())) if isinstance(node, dict) else (
-                node if isinstance(node, list) else (node,))
-            for child in children:
-                if isinstance(child, (dict, list)):
-                    below.append(child)
-                elif surrogates and isinstance(child, str) and any('\ud800' <= c <= '\udfff' for c in child):
-                    raise ValueError(f'not valid JSON (half a surrogate pair in {child[:20]!r})')
-        depth += 1
-        if depth > deepest:
-            raise ValueError(f'not valid JSON (nested deeper than {deepest}; {variable_of("json_depth")} raises it)')
-        level = below
-
-
-def _named(value: Any) -> str:
-    return {dict: 'an object', list: 'a list', str: 'text', bool: 'true or false', type(None): 'null'}.get(
-        type(value), 'a number')
 
 
 # -- hashes -----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import secrets
@@ -23,7 +24,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from .errors import InputError
 from .files import make_directory, read_json, remove_leftovers, write_json, writing
@@ -190,6 +191,21 @@ def lock(folder: str | os.PathLike, what: str, flag: str = '') -> Claim:
     remove_leftovers(folder)
     _held[place] = claimed
     return claimed
+
+
+def releases(function: Callable) -> Callable:
+    """Decorates an entry point: what it claims is released when it returns or raises."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        before = set(_held)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            for place in set(_held) - before:
+                _held[place].release()
+
+    return wrapper
 
 
 def read_record(folder: str | os.PathLike) -> dict | None:

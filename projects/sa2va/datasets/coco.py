@@ -40,16 +40,3 @@ def coco_to_masks(path: str | os.PathLike, out_dir: str | os.PathLike, categorie
         write_mask(Path(out_dir) / f'{stem}.png', mask)
     return [Path(out_dir) / f'{stem}.png' for stem in masks]
 
-
-def main(argv: list[str] | None = None) -> int:
-    """``scripts/coco_to_masks.py``."""
-    import argparse
-
-    parser = argparse.ArgumentParser(description='Write one ground-truth PNG per image of a COCO instance file.')
-    parser.add_argument('--coco', required=True, help='COCO JSON')
-    parser.add_argument('--output_dir', required=True, help='folder of masks, for --gt_dir')
-    parser.add_argument('--categories', nargs='+', help='names to keep (default: all)')
-    args = parser.parse_args(argv)
-    written = coco_to_masks(args.coco, args.output_dir, tuple(args.categories) if args.categories else None)
-    print(f'{len(written)} masks in {args.output_dir}')
-    return 0

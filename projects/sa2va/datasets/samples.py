@@ -52,6 +52,13 @@ class SampleMaker:
         self.pre = pre
         self.stores = {kind: CacheStore(directory) for kind, directory in (cache or {}).items()}
 
+    def if_cached(self, view: View) -> dict | None:
+        """The sample of a view where every store holds its part of it, or can compute it; else None."""
+        key = view.key()
+        for store in self.stores.values():
+            store.ensure(key, view)
+        return self(view) if self.stores and all(key in store for store in self.stores.values()) else None
+
     def __call__(self, view: View) -> dict:
         """The sample of a view, for ``Sa2VAPreprocessor.collate``.
 

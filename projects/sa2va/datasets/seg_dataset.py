@@ -162,7 +162,7 @@ def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 
 @FUNCTIONS.register_module()
 def vessel_seg_collate(items: list[dict], preprocessor: str) -> dict:
-    """A batch for ``Sa2VASegModel.forward``: policy inputs plus targets or ground truth.
+    """A batch for ``Sa2VARunModel.forward``: policy inputs plus targets or ground truth.
 
     Args:
         items: of a ``VesselSegDataset``.

@@ -11,6 +11,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
+from .config import check_settled
 from .sampling import DrawSampler
 
 
@@ -28,14 +29,17 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
     Args:
         max_epochs: passes over the data; may be fractional. Ignored where ``max_iters`` is given.
         max_iters: optimiser steps.
-        val_interval: iterations between validations; the last iteration always validates.
+        val_interval: iterations between validations; the last iteration always validates. ``'auto'``: see
+            :func:`interval_of`.
 
     Raises:
+        InputError: the runner's config is not settled (see :func:`sa2va_dpo.engine.config.check_settled`).
         ValueError: neither length is given, or the sampler is no :class:`DrawSampler`.
     """
 
     def __init__(self, runner, dataloader, max_epochs: float | None = None, max_iters: int | None = None,
-                 val_begin: int = 1, val_interval: int = 200) -> None:
+                 val_begin: int = 1, val_interval: int | str = 'auto') -> None:
+        check_settled(runner.cfg)
         if max_epochs is None and max_iters is None:
             raise ValueError('train_cfg: give max_epochs or max_iters')
         if isinstance(dataloader, dict):
@@ -43,7 +47,11 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
             dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
         if max_iters is None:
             max_iters = max(1, math.ceil(max_epochs * len(dataloader.dataset) / draws_per_step(dataloader)))
-        _drop_unreached_schedules(runner, max_iters)
+        _fit_schedules(runner, max_iters)
+        if val_interval == 'auto':
+            val_interval = interval_of(max_iters)
+            what = 'validated' if runner.cfg.get('val_cfg') else 'saved'
+            runner.logger.info(f'{max_iters} iterations, {what} every {val_interval}')
         stream = DrawStream(dataloader, lambda: self._iter)
         super().__init__(runner, stream, max_iters=max_iters, val_begin=val_begin, val_interval=val_interval)
         self.dataloader, self.dataloader_iterator = dataloader, stream
@@ -119,11 +127,22 @@ class DrawStream:
         return next(self._batches)
 
 
-def _drop_unreached_schedules(runner, max_iters: int) -> None:
-    """Leave out schedules that would begin after the last iteration: mmengine refuses them, and few images make few steps."""
+def interval_of(max_iters: int, longest: int = 200, least: int = 5) -> int:
+    """Iterations between validations of a run of ``max_iters``: ``longest``, or fewer, for ``least`` validations."""
+    return max(1, min(longest, max_iters // least))
+
+
+def _fit_schedules(runner, max_iters: int) -> None:
+    """Give one-cycle schedules the run's length, and leave out schedules that would begin after the last iteration.
+
+    mmengine refuses the latter, and few images make few steps.
+    """
     schedules = runner.param_schedulers
     if not isinstance(schedules, list):
         return
+    for schedule in schedules:
+        if isinstance(schedule, dict) and schedule.get('total_steps') == 'auto':
+            schedule['total_steps'] = max_iters
     kept = [s for s in schedules
             if not isinstance(s, dict) or s.get('by_epoch', True) or s.get('begin', 0) < max_iters]
     if len(kept) < len(schedules):

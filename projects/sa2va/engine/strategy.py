@@ -6,18 +6,20 @@ import torch
 from mmengine.config import Config
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.optional import extra
 from sa2va_dpo.common.processes import local_rank, prepare_process_group_env, world_size
+from sa2va_dpo.models.checkpoint import is_released_size
 
 
 def fit_to_machine(cfg: Config) -> str:
     """Change ``cfg`` in place so that it runs here; returns one line that says what was chosen.
 
-    With a GPU the config's strategy runs as written. Without one, DeepSpeedStrategy is replaced by mmengine's
+    With a GPU the config's strategy runs as written; weights of released size go straight to it as they are read. Without one, DeepSpeedStrategy is replaced by mmengine's
     SingleDeviceStrategy (or DDPStrategy over gloo under a launcher) in float32, keeping gradient clipping and
     accumulation. ``deepspeed_on_cpu=True`` keeps DeepSpeed over gloo, which the tests use.
 
     Raises:
-        InputError: a launcher asks for more processes than there are GPUs.
+        InputError: a launcher asks for more processes than there are GPUs, or DeepSpeed is asked for and not installed.
     """
     strategy = cfg.get('strategy', dict(type='SingleDeviceStrategy'))
     deepspeed = strategy['type'] == 'DeepSpeedStrategy'
@@ -26,11 +28,14 @@ def fit_to_machine(cfg: Config) -> str:
     if gpus and distributed and local_rank() >= gpus:
         raise InputError(f'--nproc_per_node: local rank {local_rank()} has no GPU, '
                          f'this machine has {gpus}: start at most {gpus} processes')
+    if gpus:
+        _stream_to_gpu(cfg, bf16=deepspeed and strategy.get('bf16', {}).get('enabled', False))
     if deepspeed and (gpus or cfg.get('deepspeed_on_cpu')):
-        prepare_process_group_env()
-        if not gpus:
+        with extra('train', 'strategy.type DeepSpeedStrategy'):
             import deepspeed as ds
 
+        prepare_process_group_env()
+        if not gpus:
             _skip_shared_memory_op()
             # mmengine would call torch.cuda.set_device; with a group already there it leaves that step out.
             ds.init_distributed(dist_backend='gloo', auto_mpi_discovery=False)
@@ -56,6 +61,16 @@ def fit_to_machine(cfg: Config) -> str:
     cfg.strategy = dict(type='DDPStrategy', model_wrapper=dict(
         type='MMDistributedDataParallel', find_unused_parameters=True, device_ids=None))
     return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {world_size()} processes'
+
+
+def _stream_to_gpu(cfg: Config, bf16: bool) -> None:
+    """Let every process read weights of released size onto its own GPU, in bfloat16 where DeepSpeed would cast them to it
+    anyway: otherwise each holds the whole model in float32 in host memory first."""
+    model = cfg.get('model') or {}
+    if 'checkpoint' in model and is_released_size(model['checkpoint']):
+        model.setdefault('device', f'cuda:{local_rank()}')
+        if bf16:
+            model.setdefault('dtype', 'bfloat16')
 
 
 def _skip_shared_memory_op() -> None:

@@ -17,15 +17,15 @@ from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.scores import score_mask
 from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric, score_sample
-from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.models.run_model import Sa2VARunModel
 
 Score = Callable[..., dict[str, float]]
 
 
-def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2VASegModel:
+def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2VARunModel:
     """A checkpoint directory as a model that predicts, in eval mode, on ``device`` (default: a GPU where there is one)."""
-    # What is trainable does not matter here, but something has to be.
-    return Sa2VASegModel(str(checkpoint), trainable=dict(projector='full')).to(pick_device(device)).eval()
+    device = pick_device(device)
+    return Sa2VARunModel(str(checkpoint), device=device).to(device).eval()
 
 
 def images_of(source: dict | Dataset, checkpoint: str | Path) -> VesselSegDataset:
@@ -34,7 +34,7 @@ def images_of(source: dict | Dataset, checkpoint: str | Path) -> VesselSegDatase
 
 
 @torch.no_grad()
-def predict_and_score(model: Sa2VASegModel, dataset: Dataset, batch_size: int = 1, score: Score = score_mask,
+def predict_and_score(model: Sa2VARunModel, dataset: Dataset, batch_size: int = 1, score: Score = score_mask,
                       desc: str | None = None, collate: Callable[[list], dict] | None = None) -> Iterator[tuple[dict, dict]]:
     """Predict the masks of a data set and score each, in the order of the data set.
 
@@ -67,7 +67,7 @@ def predict_and_score(model: Sa2VASegModel, dataset: Dataset, batch_size: int = 
         model.train(training)
 
 
-def evaluate_model(model: Sa2VASegModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
+def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
                    overlays: bool = True, batch_size: int = 1) -> dict:
     """Predict every image, write ``metrics.json``, ``per_image.csv`` and ``overlays/*.png`` into ``out_dir``.
 

@@ -14,6 +14,7 @@ from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
 from sa2va_dpo.common.errors import InputError
 from .judges import JUDGES, Mixture
 from .pairing import PAIRINGS
+from . import votes  # noqa: F401  (registers its judges)
 from .sources import DEFAULT_SOURCES, SOURCES, Source
 
 MODES = ('generate', 'from_predictions')
@@ -47,6 +48,10 @@ class GenerateConfig:
         candidate_models: more checkpoints whose greedy masks are candidates.
         judge: registered judges, each ``'Name'``, ``'Name=weight'`` or ``dict(type=, weight=, ...)``.
         pairing: a registered pairing strategy.
+        cells: chosen is put together from the best candidate of each cell of a ``cells`` x ``cells`` grid and meets every
+            candidate (``composite.py``); ``None`` chooses whole masks.
+        compared: further judges whose scores are noted for every candidate and decide nothing.
+        policy_digest: says which state of the policy makes the candidates, where ``model_path`` alone does not.
         balance: as many over- as under-segmenting rejected masks per image.
         max_candidate_iou: candidates at least this similar are duplicates.
         link: hard links to the images instead of copies, where the file system can.
@@ -72,6 +77,9 @@ class GenerateConfig:
     candidate_models: tuple[str, ...] = ()
     judge: tuple[str | dict, ...] = ('IoU',)
     pairing: str = 'AllPairs'
+    cells: int | None = None
+    compared: tuple[str | dict, ...] = ()
+    policy_digest: str | None = None
     balance: bool = False
     max_candidate_iou: float = 0.98
     link: bool = False
@@ -107,7 +115,15 @@ class GenerateConfig:
             raise InputError('--prompt: is empty; leave it out for the default')
         if self.pairing not in PAIRINGS.module_dict:
             raise InputError(f'--pairing {self.pairing}: unknown; the strategies are {", ".join(PAIRINGS.module_dict)}')
+        if self.cells is not None and (isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1):
+            raise InputError(f'--cells {self.cells}: must be a whole number of at least 1, or be left out')
         sources, judge = self.build_sources(), self.build_judge()
+        self.build_compared()
+        if judge.needs_policy and self.mode == 'from_predictions':
+            raise InputError(f'--judge {judge.name}: asks the policy, which mode from_predictions has not')
+        if (self.cells is not None or self.pairing == 'Components') and not judge.looks_at_pixels:
+            what = f'--cells {self.cells}' if self.cells is not None else '--pairing Components'
+            raise InputError(f'{what}: needs a judge that can judge parts of an image, {judge.name} cannot')
         for _, source in sources:
             if source.needs_policy and self.mode == 'from_predictions':
                 raise InputError(f'--sources {type(source).__name__}: needs a policy, which mode from_predictions has not')
@@ -115,7 +131,7 @@ class GenerateConfig:
                             ('--sources', any(source.needs_ground_truth for _, source in sources))):
             if needs and self.gt_dir is None:
                 raise InputError(f'--gt_dir: missing; {flag} needs ground truth '
-                                 '(judges without: Agreement, PredictedIoU, ExpectedIoU)')
+                                 '(judges without: Agreement, PredictedIoU, ExpectedIoU, Consensus, Committee)')
         if self.mode == 'from_predictions' and self.gt_dir is None and self.source_images_dir is None:
             raise InputError('--source_images_dir: missing; without --gt_dir there is no folder to look beside')
 
@@ -130,6 +146,10 @@ class GenerateConfig:
 
     def build_judge(self) -> Mixture:
         return Mixture(_build(JUDGES, self.judge, '--judge'))
+
+    def build_compared(self) -> list[Mixture]:
+        """Each of the judges in ``compared``, alone."""
+        return [Mixture(_build(JUDGES, [spec], '--judge')) for spec in self.compared]
 
     def fingerprint(self, image_names: list[str]) -> str:
         """Hex digest of the settings, the model and the images' names; equal digests on equal files write equal files."""

@@ -16,8 +16,9 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import copy_file, hash_text, remove_leftovers, write_text
 
 REPORT = 'generation_report.json'
-FOLDERS = ('images', 'masks', 'gt', 'fov')
-ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json', 'test_annotations.json')
+FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
+ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json', 'test_annotations.json',
+               'candidates.json')
 _JOURNAL = 'generation_journal.{rank}.jsonl'
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,11 @@ class DataRoot:
     Args:
         root: made if need be.
         fingerprint: of the run (see ``GenerateConfig.fingerprint``).
+        result: the file that a finished run has written.
     """
 
-    def __init__(self, root: str | os.PathLike, fingerprint: str) -> None:
-        self.root, self.fingerprint = Path(root), fingerprint
+    def __init__(self, root: str | os.PathLike, fingerprint: str, result: str = ANNOTATIONS[0]) -> None:
+        self.root, self.fingerprint, self.result = Path(root), fingerprint, result
 
     def refuse_sources(self, folders: Sequence[str | os.PathLike | None]) -> None:
         """Raises InputError where writing would mix with, or delete, a folder that is read from."""
@@ -62,7 +64,7 @@ class DataRoot:
     def finished(self, inputs: str) -> dict | None:
         """The report, if this very run has finished here on the same files (``inputs`` is their digest)."""
         report = self.report()
-        return report if report and self._made_here(report, inputs) and (self.root / ANNOTATIONS[0]).is_file() else None
+        return report if report and self._made_here(report, inputs) and (self.root / self.result).is_file() else None
 
     def claim(self, inputs: str, overwrite: bool) -> None:
         """Make the folder this run's.
@@ -112,9 +114,8 @@ class DataRoot:
         for journal in self._journals():
             for entry in _lines(journal)[1:]:
                 if digests.get(entry['image']) != entry['inputs']:
-                    for record in entry['records']:
-                        for side in ('chosen_mask', 'rejected_mask'):
-                            (self.root / record[side]).unlink(missing_ok=True)
+                    for name in _masks(entry):
+                        (self.root / name).unlink(missing_ok=True)
 
     def entries(self, digests: dict[str, str]) -> dict[str, dict]:
         """Finished images of an interrupted run by name; those whose files changed since are left out."""
@@ -124,8 +125,7 @@ class DataRoot:
             if lines and lines[0].get('fingerprint') == self.fingerprint:
                 for entry in lines[1:]:
                     if digests.get(entry['image']) == entry['inputs'] and all(
-                            (self.root / record[side]).is_file() for record in entry['records']
-                            for side in ('chosen_mask', 'rejected_mask')):
+                            (self.root / name).is_file() for name in _masks(entry)):
                         found[entry['image']] = entry
         return found
 
@@ -187,6 +187,12 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _masks(entry: dict) -> list[str]:
+    """The mask files of a journal entry, relative to the root."""
+    return [*entry.get('files', ()), *(record[side] for record in entry['records']
+                                       for side in ('chosen_mask', 'rejected_mask'))]
 
 
 def _lines(path: Path) -> list[dict]:

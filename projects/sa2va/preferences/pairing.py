@@ -4,7 +4,7 @@ A strategy proposes pairs in order of preference; the gap, the balance and the c
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import Callable, Iterable, Sequence
@@ -27,11 +27,14 @@ class Scored:
         scores: higher is better; candidates that the judge could not score are NaN.
         masks: bool [H, W] each.
         reference: ground truth, or the candidates' majority.
+        composed: pairs that were put together from parts (``composite.py``) with the scores of both masks, best first; a
+            strategy that makes none looks at ``scores``.
     """
 
     scores: Sequence[float]
     masks: Sequence[np.ndarray]
     reference: np.ndarray
+    composed: dict[Pair, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def order(self) -> list[int]:
@@ -45,11 +48,15 @@ class Scored:
 
     def gap(self, pair: Pair) -> float:
         """Difference of scores, unrounded, as it is written."""
-        return self.scores[pair[0]] - self.scores[pair[1]]
+        chosen, rejected = self.pair_scores(pair)
+        return chosen - rejected
 
     def clarity(self, pair: Pair) -> float:
         """The gap, for sorting: equal where only the noise of floating point differs."""
         return round(self.gap(pair), 9)
+
+    def pair_scores(self, pair: Pair) -> tuple[float, float]:
+        return self.composed.get(pair) or (self.scores[pair[0]], self.scores[pair[1]])
 
     def over_segments(self, index: int) -> bool:
         """Whether a mask has more false than missed pixels."""
@@ -87,6 +94,15 @@ class Adjacent:
 
     def __call__(self, scored: Scored) -> Iterable[Pair]:
         return sorted(zip(scored.order, scored.order[1:]), key=lambda pair: (-scored.clarity(pair), pair))
+
+
+@PAIRINGS.register_module()
+class Components:
+    """Each connected component on which the best and the greedy mask differ as a pair of its own: two masks that differ
+    there only, so that one pair says one thing. The miner makes the masks (``composite.py``)."""
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        return list(scored.composed)
 
 
 @PAIRINGS.register_module()

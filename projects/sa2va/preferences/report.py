@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
+from .rank_agreement import agreement_of_entries
+
 if TYPE_CHECKING:
     from sa2va_dpo.datasets.splits import Split
 
@@ -30,6 +32,8 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
 
     Returns:
         JSON-ready; histograms, win rates and shares are of the training pairs. Gaps are the judge's.
+        ``greedy_score`` and ``best_score`` are the judge's of the first candidate and of the best one, ``diversity`` is 1 - mean
+        IoU of two candidates; means over images.
         ``chosen_agrees_with_ground_truth`` is the share of the pixels on which a pair disagrees where chosen is right,
         over all pairs' pixels.
     """
@@ -38,6 +42,7 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
     first = [c['iou'] for image in images for c in image['candidates'][:1] if c['source'] == 'greedy']
     best = [max(ious) for image in images
             if (ious := [c['iou'] for c in image['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None])]
+    scored = [image for image in images if image['candidates'] and image['candidates'][0]['score'] is not None]
     report = dict(
         train_pairs=len(train), val_pairs=len(val), images=len(images), split=split.sizes(),
         train_images=len({pair['image'] for pair in train}),
@@ -50,6 +55,9 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         pairs_per_image=_spread([len(image['records']) for image in images]),
         pairs_by_image={image['image']: len(image['records']) for image in images},
         greedy_iou=_mean(first), best_candidate_iou=_mean(best),
+        greedy_score=_mean([image['candidates'][0]['score'] for image in scored if image['candidates'][0]['source'] == 'greedy']),
+        best_score=_mean([max(c['score'] for c in image['candidates'] if c['score'] is not None) for image in scored]),
+        diversity=_mean([image['diversity'] for image in images if image.get('diversity') is not None]),
         gap_mean=_mean(gaps), gap_histogram=_histogram(gaps),
         disagreement_pixels=_spread(disagreement),
         disagreement_share=_spread([pair['disagreement_pixels'] / pair['pixels'] for pair in train]),
@@ -58,6 +66,8 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         rejected_over_segments=_mean([pair['rejected_over_segments'] for pair in train]),
         judge_disagrees_with_iou=sum(pair['iou_gap'] <= 0 for pair in train),
         win_rates=_win_rates(train))
+    if agreements := agreement_of_entries(images):
+        report['judge_agreement'] = {name: found.to_json() for name, found in agreements.items()}
     report['warnings'] = _warnings(report, images, config)
     if split.note:
         report['warnings'].append(split.note)

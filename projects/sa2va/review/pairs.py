@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sa2va_dpo.datasets.annotations import PairRecord, read_pairs
 from sa2va_dpo.common.errors import InputError
+from .reviewers import reviewer_key
 
 FOLDER = 'review'
 
@@ -32,7 +33,8 @@ class ReviewSet:
     fingerprint: str
 
     def journal(self, reviewer: str) -> Path:
-        return self.original.parent / f'{self.annotations.stem}.{reviewer}.jsonl'
+        """Of a reviewer by name."""
+        return self.original.parent / f'{self.annotations.stem}.{reviewer_key(reviewer)}.jsonl'
 
 
 def open_set(data_root: str | os.PathLike, ann_file: str) -> ReviewSet:

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader
 
-from sa2va_dpo.engine.loops import DrawStream, PreferenceTrainLoop, seed_step
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.engine.loops import DrawStream, PreferenceTrainLoop, interval_of, seed_step
 from sa2va_dpo.engine.sampling import DrawSampler
 
 
@@ -68,8 +70,38 @@ def test_random_numbers_of_a_step_are_its_own():
         assert not torch.equal(numbers(*other), first)
 
 
+def loop_of(cfg=None, schedules=None, **settings) -> tuple[PreferenceTrainLoop, list[str]]:
+    """A loop over seven images, three a step, and what it logged."""
+    lines: list[str] = []
+    runner = SimpleNamespace(param_schedulers=schedules, visualizer=SimpleNamespace(dataset_meta=None), cfg=Config(cfg or {}),
+                             logger=SimpleNamespace(info=lines.append))
+    return PreferenceTrainLoop(runner, loader(), **settings), lines
+
+
 @pytest.mark.parametrize('epochs, steps', [(1, 3), (2, 5), (0.1, 1)])
 def test_epochs_are_passes_over_all_images(epochs, steps):
-    runner = SimpleNamespace(param_schedulers=None, visualizer=SimpleNamespace(dataset_meta=None))
-    loop = PreferenceTrainLoop(runner, loader(), max_epochs=epochs)
-    assert loop.max_iters == steps
+    assert loop_of(max_epochs=epochs)[0].max_iters == steps
+
+
+@pytest.mark.parametrize('iters, interval', [(1, 1), (4, 1), (5, 1), (23, 4), (80, 16), (999, 199), (1000, 200), (50_000, 200)])
+def test_at_least_five_validations_a_run(iters, interval):
+    assert interval_of(iters) == interval
+    validated = sum(step % interval == 0 or step == iters for step in range(1, iters + 1))
+    assert validated >= min(5, iters)
+
+
+def test_the_interval_follows_the_length_unless_set():
+    loop, [line] = loop_of(dict(val_cfg=dict(type='ValLoop')), max_iters=80, val_interval='auto')
+    assert loop.val_interval == 16 and line == '80 iterations, validated every 16'
+    assert loop_of(max_iters=80, val_interval=20)[0].val_interval == 20
+
+
+def test_schedules_get_the_run_s_length_and_unreached_ones_are_left_out():
+    one_cycle = dict(type='OneCycleLR', total_steps='auto', by_epoch=False)
+    loop, _ = loop_of(schedules=[one_cycle, dict(type='CosineAnnealingLR', by_epoch=False, begin=10)], max_iters=9)
+    assert loop.runner.param_schedulers == [dict(type='OneCycleLR', total_steps=9, by_epoch=False)]
+
+
+def test_a_config_that_nobody_settled_is_refused():
+    with pytest.raises(InputError, match='lr=1.0, but optim_wrapper.optimizer.lr=2.0'):
+        loop_of(dict(lr=1.0, optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.0))), max_iters=1)

@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 
 from sa2va_dpo import plugins  # noqa: F401
-from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.seg_dataset import FolderMasks
-from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference, pick_device, predict_and_score
+from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference, predict_and_score
 
 TRUE = np.zeros((4, 6), bool)
 TRUE[1:3] = True  # 12 pixels
@@ -92,11 +91,3 @@ def test_batches_of_images_of_different_sizes_score_as_single_ones(micro_checkpo
     assert means['n_images'] == 3 and means['dice'] == pytest.approx(np.mean([s['dice'] for _, s in single]))
     written = json.loads((tmp_path / 'out/metrics.json').read_text())
     assert written['metrics']['dice']['mean'] == pytest.approx(means['dice'])
-
-
-def test_a_device_that_is_not_here_is_refused():
-    if torch.cuda.is_available():
-        pytest.skip('this machine has one')
-    with pytest.raises(InputError, match='--device cuda:1: no GPU'):
-        pick_device('cuda:1')
-    assert pick_device(None) == 'cpu'

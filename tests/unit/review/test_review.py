@@ -92,7 +92,7 @@ def test_exchange_keeps_every_number_with_its_mask(review):
 def test_merge_then_change_of_mind(review, data_root):
     mined = review.annotations.read_bytes()
     decide(review, 'eye', ['accept', 'swap', 'drop'])
-    counts = merge(review, read_decisions(review, 'eye'), 'eye')
+    counts = merge(review, ['eye']).counts
     assert counts == dict(accept=1, swap=1, drop=1)
     merged = read_pairs(review.annotations, data_root)
     assert [r.extra['reviewed'] for r in merged] == ['accept', 'swap'] and merged[1].iou_gap < 0
@@ -101,7 +101,7 @@ def test_merge_then_change_of_mind(review, data_root):
     again = open_set(data_root, 'dpo_annotations.json')
     assert list(again.records) == list(review.records) and again.fingerprint == review.fingerprint
     decide(again, 'eye', ['accept', 'accept', 'accept'])
-    merge(again, read_decisions(again, 'eye'), 'eye')
+    merge(again, ['eye'])
     assert [r.iou_gap for r in read_pairs(again.annotations, data_root)] == pytest.approx([0.2, 0.3, 0.4])
 
 
@@ -110,13 +110,13 @@ def test_nothing_decided_or_nothing_left_is_refused_and_nothing_written(review):
     for decisions, words in (([], 'decided on no pair'), (['skip'], 'decided on no pair'), (['drop'] * 3, 'dropped every pair')):
         decide(review, 'eye', decisions)
         with pytest.raises(InputError, match=words):
-            merge(review, read_decisions(review, 'eye'), 'eye')
+            merge(review, ['eye'])
     assert review.annotations.read_bytes() == before and not review.original.exists()
 
 
 def test_training_takes_the_experts_word(review, data_root, repo_root):
     decide(review, 'eye', ['swap', 'drop', 'drop'])
-    merge(review, read_decisions(review, 'eye'), 'eye')
+    merge(review, ['eye'])
     dataset = DPOVesselDataset(str(data_root), str(repo_root / 'projects/sa2va/assets/tiny_sa2va'), score_size=16,
                                min_iou_gap=0.05)
     assert dataset.num_pairs == 1 and dataset[0]['gaps'][0] > 0
@@ -170,10 +170,10 @@ def test_masks_of_another_size_are_named(review, data_root):
 
 
 @pytest.mark.parametrize('argv, words', [
-    (['--reviewer', '../eye'], 'letters, digits'), (['--reviewer', ''], 'letters, digits'),
+    (['--reviewer', 'a\x00b'], 'cannot be shown'), (['--reviewer', ' '], '1 to 100 characters'),
     (['--reviewer', 'a', 'b'], 'one name'), (['--reviewer', 'a', '--export', 'x.json'], 'two different names'),
     (['--reviewer', 'a', '--merge'], 'no journal'), (['--reviewer', 'a', '--ann_file', '../x.json'], 'without a folder'),
-    (['--reviewer', 'a', '--ann_file', 'none.json'], 'none.json'), (['--reviewer', 'a', '--port', '0'], '--port'),
+    (['--reviewer', 'a', '--ann_file', 'none.json'], 'none.json'), (['--reviewer', 'a', '--port', '65536'], '--port'),
     (['--reviewer', 'a', '--host', 'no such host'], '--host')])
 def test_bad_flags_say_what_is_wrong(data_root, argv, words):
     with pytest.raises(InputError, match=words) as error:
