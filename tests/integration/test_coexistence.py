@@ -221,10 +221,9 @@ def no_test(package: Path) -> list[str]:
 
 def test_a_config_of_the_package_is_found_by_name_and_by_the_guides_path(installed, upstream):
     """Upstream's clone has the folder ``projects/sa2va/configs``, too, without our file in it."""
-    for name in ('sa2va_dpo_vessel', 'projects/sa2va/configs/sa2va_dpo_vessel.py'):
-        found = python_says(installed, f'''
+    found = python_says(installed, '''
 from sa2va_dpo.engine.config import read_config
-cfg = read_config({name!r}, [])
-result = dict(type=cfg.model.type, imports=cfg.custom_imports['imports'])
+cfgs = [read_config(name) for name in ('sa2va_dpo_vessel', 'projects/sa2va/configs/sa2va_dpo_vessel.py')]
+result = [dict(type=cfg.model.type, imports=cfg.custom_imports['imports']) for cfg in cfgs]
 ''', upstream, upstream)
-        assert found == dict(type='Sa2VADPOModel', imports=['sa2va_dpo.plugins'])
+    assert found == [dict(type='Sa2VADPOModel', imports=['sa2va_dpo.plugins'])] * 2

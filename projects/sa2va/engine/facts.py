@@ -206,7 +206,6 @@ def _guide_values(cfg) -> dict[str, Any]:
     preference = get(cfg, ('model', 'preference'))
     if not isinstance(preference, dict) or preference.get('type') != 'guide':
         return {}
-
     return {name: getattr(PreferenceConfig, name) for name in ('beta', 'label_smoothing') if name not in preference}
 
 

@@ -44,10 +44,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
-
         return ('type', *(field.name for field in fields(PreferenceConfig)))
     if where[:2] == ('model', 'trainable'):
-
         return tuple(PARTS) if len(where) == 2 else _LORA
     if where == ('model', 'activation_checkpointing'):
         return 'llm', 'vision', 'sam2_encoder'

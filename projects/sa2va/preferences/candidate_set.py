@@ -22,10 +22,10 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
                     frozen: SampleMaker | None = None) -> dict:
     """Write every image's candidates below ``config.output_dir``, and ``candidates.json`` last.
 
-    The file is a list of ``{"image", "prompt", "candidates": [{"mask", "source", "predicted_iou"}, ...], "disagreement"}`` with
-    paths relative to the folder; ``disagreement`` is 1 - mean IoU of two candidates, and the images on which the candidates
-    disagree most come first. The same call after an interruption goes on; with several processes they share the images.
-    Nobody's picks are ever removed: a folder that holds other candidates is refused.
+    The file is a list of ``{"image", "prompt", "candidates": [{"mask", "source", "predicted_iou"}, ...],
+    "disagreement"}`` with paths relative to the folder; ``disagreement`` is 1 - mean IoU of two candidates, and the
+    images on which the candidates disagree most come first. The same call after an interruption goes on; with several
+    processes they share the images. Nobody's picks are ever removed: a folder that holds other candidates is refused.
 
     Args:
         config: mode ``generate``; nothing of judge, pairing or ground truth is used.
@@ -40,7 +40,8 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
     """
     images = [Path(image) for image in images]
     check_stems(images)
-    root = DataRoot(config.output_dir, hash_text('candidates ' + config.fingerprint([str(image) for image in images])), CANDIDATES)
+    fingerprint = hash_text('candidates ' + config.fingerprint([str(image) for image in images]))
+    root = DataRoot(config.output_dir, fingerprint, CANDIDATES)
     root.refuse_sources([config.images_dir, *{image.parent for image in images}])
     items = [Item(image, None, digest([image, None])) for image in images]
     inputs = hashlib.sha256(''.join(item.inputs for item in items).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Judges that vote: mirrored views of one policy, other checkpoints and methods, or one who picks.
 
-The first two need nobody's labels. What nobody looks at can be confidently wrong, so a run that trusts them checks their
-ranking on labelled images first (``preferences/rank_agreement.py``).
+The first two need nobody's labels. What nobody looks at can be confidently wrong, so a run that trusts them checks
+their ranking on labelled images first (``preferences/rank_agreement.py``).
 """
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ class Pick(Judge):
     The ground truth stands in for the eye, for studies of what a click is worth.
 
     Args:
-        wrong: probability that the click falls on another candidate, each alike; decided once an image (a cell), whatever was
-            decided before.
+        wrong: probability that the click falls on another candidate, each alike; decided once an image (a cell),
+            whatever was decided before.
 
     Raises:
         ValueError: ``wrong`` is no probability.
