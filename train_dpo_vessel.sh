@@ -6,4 +6,4 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$(bash "$root/tools/setup_env.sh" | tail -n 1)"
 cd "$root"
-exec "$python" -m sa2va_dpo.commands.job.main "$@"
+exec "$python" -m sa2va_dpo job "$@"

@@ -22,7 +22,7 @@ _BYTES = {'F32': 4, 'BF16': 2}
 def write_synthetic(directory: Path, config: dict, dtype: str = 'F32', shard_bytes: int = 5_000_000_000,
                     sam2_dims: dict | None = None) -> int:
     """A sharded checkpoint of zeros for ``config``; returns its size in bytes."""
-    from sa2va_dpo.models.checkpoint.released import released_shapes
+    from sa2va_dpo.models.checkpoint import released_shapes
     directory.mkdir(parents=True, exist_ok=True)
     shards, size = [{}], 0
     for key, shape in sorted(released_shapes(config, sam2_dims).items()):
@@ -62,7 +62,7 @@ def measure(directory: Path, dtype: str, device: str) -> dict:
 
     import torch
 
-    from sa2va_dpo.models.checkpoint.released import empty_weights, load_checkpoint, read_config, read_sam2_dims
+    from sa2va_dpo.models.checkpoint import empty_weights, load_checkpoint, read_config, read_sam2_dims
     from sa2va_dpo.models.sa2va import Sa2VAModel
     with empty_weights():
         Sa2VAModel(read_config(directory), read_sam2_dims(directory))

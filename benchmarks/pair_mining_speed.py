@@ -22,12 +22,12 @@ def load(args):
     import torch
 
     from sa2va_dpo.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
-    from sa2va_dpo.models.checkpoint.released import load_checkpoint
+    from sa2va_dpo.models.checkpoint import load_checkpoint
 
     tiny = Sa2VAPreprocessor.from_pretrained(TINY)
     if args.variant is None:
         return load_checkpoint(TINY, device=args.device), tiny
-    from sa2va_dpo.models.checkpoint.initialise import initialise
+    from sa2va_dpo.models.checkpoint import initialise
     from sa2va_dpo.models.variants import RELEASED
     from sa2va_dpo.models.sa2va import Sa2VAModel
 

@@ -52,7 +52,7 @@ def main() -> None:
     from benchmarks.study.run import run_cell
     from benchmarks.study.splits import Split, prepare_images
     from benchmarks.study.table import Cell, cells
-    from sa2va_dpo.inference.scoring import pick_device
+    from sa2va_dpo.common.processes import pick_device
 
     device = pick_device(args.device)
     (args.out / 'runs').mkdir(parents=True, exist_ok=True)

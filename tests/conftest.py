@@ -42,7 +42,7 @@ def micro_checkpoint(tmp_path_factory) -> Path:
     """A released-layout directory of the tiny architecture shrunk to 128 px: random weights, about a second a forward."""
     import copy
 
-    from sa2va_dpo.models.checkpoint.released import init_checkpoint
+    from sa2va_dpo.models.checkpoint import init_checkpoint
     from sa2va_dpo.models.tiny import CONFIG, SAM2_DIMS, write_tokenizer
 
     root = tmp_path_factory.mktemp('micro')

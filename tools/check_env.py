@@ -2,6 +2,7 @@
 
     python tools/check_env.py requirements/requirements.lock     lists what is missing, exit 1 if anything is
     python tools/check_env.py --editable ROOT                    exit 1 unless this checkout is the installed one
+    python tools/check_env.py --installed FILE                   exit 1 unless what this pyproject.toml describes is installed
 """
 import json
 import re
@@ -25,15 +26,29 @@ def missing_packages(lock: Path) -> list:
 
 
 def is_editable_install_of(root: Path) -> bool:
-    """Whether the installed ``sa2va-dpo`` distribution points at this checkout."""
+    """Whether the installed ``sa2va-dpo`` distribution points at this checkout and has its version (and so its commands)."""
     try:
-        record = metadata.distribution('sa2va-dpo').read_text('direct_url.json')
+        installed = metadata.distribution('sa2va-dpo')
     except metadata.PackageNotFoundError:
         return False
-    return bool(record) and json.loads(record).get('url') == root.resolve().as_uri()
+    record = installed.read_text('direct_url.json')
+    version = re.search(r"^__version__ = '(.+)'$", (root / 'projects/sa2va/__init__.py').read_text(encoding='utf-8'), re.MULTILINE)
+    return bool(record) and json.loads(record).get('url') == root.resolve().as_uri() and installed.version == version[1]
+
+
+def is_installed(project: Path) -> bool:
+    """Whether the distribution that a ``pyproject.toml`` describes is installed in its version (tomllib came with 3.11)."""
+    text = project.read_text(encoding='utf-8')
+    name, version = (re.search(rf'^{field} = "(.+?)"', text, re.MULTILINE)[1] for field in ('name', 'version'))
+    try:
+        return metadata.version(name) == version
+    except metadata.PackageNotFoundError:
+        return False
 
 
 if __name__ == '__main__':
+    if sys.argv[1] == '--installed':
+        sys.exit(not is_installed(Path(sys.argv[2])))
     if sys.argv[1] == '--editable':
         sys.exit(not is_editable_install_of(Path(sys.argv[2])))
     absent = missing_packages(Path(sys.argv[1]))

@@ -1,33 +1,12 @@
-#!/usr/bin/env python
-"""Compare our model with reference numbers of the original one:  check_parity.py FIXTURE_DIR [--json FILE]
-
-Prints name, max absolute difference, tolerance and verdict of every reference tensor; exit code 1 if any fails,
-2 for unusable input.
-"""
-import argparse
-import os
+"""Compare our model with the original's reference numbers: python tools/check_parity.py FIXTURE_DIR [--json FILE]."""
 import sys
 from pathlib import Path
 
+# The checkout beside this script wins over any installed copy.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects' / 'checkout'))
 
+from sa2va_dpo.commands.parity import main  # noqa: E402
 from sa2va_dpo.common.errors import cli_main  # noqa: E402
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('fixture_dir', help='folder in the format of the parity fixtures')
-    parser.add_argument('--json', metavar='FILE', help='also write the rows there')
-    args = parser.parse_args()
-    from sa2va_dpo.parity import compare as parity
-    rows = parity.check_fixture(args.fixture_dir)
-    print(parity.report(rows))
-    if args.json:
-        part = args.json + '.part'
-        Path(part).write_text(parity.as_json(rows))
-        os.replace(part, args.json)
-    return int(any(row.passed is False for row in rows))
-
 
 if __name__ == '__main__':
     cli_main(main)()

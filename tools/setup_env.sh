@@ -36,8 +36,18 @@ if ! "$python" "$root/tools/check_env.py" "$lock" >&2; then
     fi
     "$python" "$root/tools/check_env.py" "$lock" >&2 || die "the environment is still incomplete after the installation (see above)"
 fi
+# setuptools and wheel come from the lock, so what follows needs neither isolation nor network.
+install=("$python" -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation)
+for stand_in in "$root"/requirements/stand_ins/*/; do
+    if ! "$python" "$root/tools/check_env.py" --installed "$stand_in/pyproject.toml"; then
+        # The build writes beside its source, which may be read-only.
+        copy="$(mktemp -d)"
+        cp -R "$stand_in/." "$copy"
+        "${install[@]}" "$copy" >&2
+        rm -rf "$copy"
+    fi
+done
 if ! "$python" "$root/tools/check_env.py" --editable "$root" 2>/dev/null; then
-    # setuptools and wheel come from the lock, so the build needs neither isolation nor network.
-    "$python" -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e "$root" >&2
+    "${install[@]}" -e "$root" >&2
 fi
 echo "$python"

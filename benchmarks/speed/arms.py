@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from sa2va_dpo.models.losses.objective import mask_log_prob, segmentation_anchor
+from sa2va_dpo.models.losses import mask_log_prob, supervised_term
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.models.trainable import checkpoint_activations
 
@@ -20,7 +20,8 @@ RECIPES: dict[str, dict] = {
     'LLM frozen': DECODER,
     'LLM frozen, SAM2 LoRA': dict(DECODER, sam2_encoder=dict(mode='lora', r=32, alpha=64)),
 }
-PREFERENCE = dict(beta=0.1, reduction='mean', weight=1.0, sft_weight=1.0, sft_bce=2.0, sft_dice=0.5, sft_cldice=0.5)
+PREFERENCE = dict(beta=0.1, reduction='mean', weight=1.0, supervised_weight=1.0, supervised_bce=2.0,
+                  supervised_dice=0.5, supervised_cldice=0.5)
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,6 @@ def obvious_loss(model: Sa2VADPOModel, data: dict, device: str, head: torch.Tens
     (reference_w, _), (reference_l, _) = log_prob(reference, chosen), log_prob(reference, rejected)
     p = model.preference
     margin = (policy_w - reference_w) - (policy_l - reference_l)
-    anchor = segmentation_anchor(logits, chosen, bce_weight=p.sft_bce, dice_weight=p.sft_dice,
-                                 cldice_weight=p.sft_cldice, cldice_iterations=p.cldice_iterations)
-    return (-F.logsigmoid(p.beta * margin) + p.sft_weight * anchor).mean()
+    supervised = supervised_term(logits, chosen, bce_weight=p.supervised_bce, dice_weight=p.supervised_dice,
+                                 cldice_weight=p.supervised_cldice, cldice_iterations=p.cldice_iterations)
+    return (-F.logsigmoid(p.beta * margin) + p.supervised_weight * supervised).mean()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from sa2va_dpo.drawn import draw
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
-from sa2va_dpo.models.checkpoint.released import copy_with_sam_size, export_checkpoint
+from sa2va_dpo.models.checkpoint import copy_with_sam_size, export_checkpoint
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
 from .table import FULL
+
+BASE_LR = 3e-4
 
 TINY = str(Path(__file__).resolve().parents[2] / 'projects/sa2va/assets/tiny_sa2va')
 THICKER_PX, IMAGES, STEPS, BATCH, LR, SCORE_SIZE = 2.0, 160, 120, 8, 3e-4, 320
@@ -57,7 +60,7 @@ def _train_thick(target: Path, device: str) -> None:
             group['lr'] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         picked = rng.choice(IMAGES, BATCH, replace=False)
         batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in pre.collate([samples[i] for i in picked]).items()}
-        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['seg_loss']
+        loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['supervised_loss']
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -66,3 +69,24 @@ def _train_thick(target: Path, device: str) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     export_checkpoint(model.policy.cpu(), TINY, temporary)
     temporary.rename(target)
+
+
+def labelled_base(bank, k: int, out: Path, steps: int) -> str:
+    """The bundled checkpoint after supervised training on the first ``k`` labelled images of a bank; itself for ``k=0``."""
+    from .regimes import Regime
+    from .rounds import SCORE_SIZE, Run
+
+    if not k:
+        return TINY
+    target = out / 'bases' / f'{bank.name}_{bank.seed}_k{k}_{steps}'
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        run = Run(TINY, bank, Regime('base', lr=BASE_LR), steps, bank.seed)
+        pool = {stem: [(bank.target(bank.truth[stem], SCORE_SIZE),) * 2] for stem in bank.labelled(k)}
+        for _ in range(steps):
+            run.step(run.data(run.draw(pool, {})))
+        temporary = target.with_name(f'{target.name}.{os.getpid()}')
+        shutil.rmtree(temporary, ignore_errors=True)
+        export_checkpoint(run.model.policy.cpu(), TINY, temporary)
+        temporary.rename(target)
+    return str(target)

@@ -21,12 +21,12 @@ from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, w
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 
 LONG_SIDE = 1200
-FOLDERS = dict(hrf='hrf', chase='chase_db1')
+FOLDERS = dict(hrf='hrf', chase='chase_db1', arcade='arcade')
 
 
 def prepare_images(data: str, seed: int, out: Path, shared: Path) -> tuple[Path, Path]:
@@ -47,7 +47,8 @@ def prepare_images(data: str, seed: int, out: Path, shared: Path) -> tuple[Path,
                     size = (round(label.shape[1] * factor), round(label.shape[0] * factor))
                     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
                     label = cv2.resize(label.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
-                cv2.imwrite(str(root / 'images' / f'{image.stem}.png'), pixels[..., ::-1])
+                grey = (pixels[..., :1] == pixels).all()
+                cv2.imwrite(str(root / 'images' / f'{image.stem}.png'), pixels[..., 0] if grey else pixels[..., ::-1])
                 write_mask(root / 'masks' / f'{image.stem}.png', label)
         (root / 'ready').touch()
     return root / 'images', root / 'masks'
@@ -102,10 +103,10 @@ class Split:
         return self._views[key]
 
     def target(self, path: Path, size: int = 256) -> torch.Tensor:
-        """[size, size] float32 soft target of a mask file, on the device."""
+        """uint8 [size, size] soft target of a mask file, on the device."""
         if (path, size) not in self._targets:
             self._targets[path, size] = torch.from_numpy(soft_target(read_mask(path), size)).to(self.device)
-        return self._targets[path, size].float() / 255
+        return self._targets[path, size]
 
     def forget_targets(self) -> None:
         """After files of the same name were written anew."""
@@ -129,7 +130,7 @@ class Split:
             generate_pairs(GenerateConfig(
                 mode='generate', images_dir=str(self.images), gt_dir=str(self.masks), output_dir=str(root),
                 model_path=self.base, num_samples=self.num_samples, min_iou_gap=self.min_iou_gap, seed=self.seed,
-                judge=(judge,), device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
+                judge=(judge,), val_fraction=0, test_fraction=0, device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
         by_stem = {image.stem: image for image in self.train_images}
         return [dict(image=by_stem[Path(r['image']).stem], chosen=root / r['chosen_mask'], rejected=root / r['rejected_mask'],
                      chosen_iou=r['chosen_iou'], rejected_iou=r['rejected_iou'])
@@ -151,7 +152,7 @@ class Split:
             elif kind == 'own_best':
                 out[image] = [pair for pair in pairs if pair['chosen_iou'] == best]
             elif kind == 'own_hard':
-                size = lambda p: float((self.target(p['chosen']) - self.target(p['rejected'])).abs().sum())  # noqa: E731
+                size = lambda p: float((self.target(p['chosen']).float() - self.target(p['rejected']).float()).abs().sum())  # noqa: E731
                 out[image] = sorted(pairs, key=size)[:max(1, len(pairs) // 2)]
             elif kind == 'gt':
                 out[image] = pairs + against_truth

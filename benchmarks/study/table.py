@@ -21,7 +21,7 @@ class Cell:
             ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``own_topology`` (as ``own``, with clDice for the
             judge instead of IoU), ``gt`` (ground truth among the candidates), ``gt_only`` (chosen is the ground truth).
         preference: fields of ``PreferenceConfig``.
-        twin: name of the anchor-only run that differs in the preference weight alone.
+        twin: name of the run without the preference term that differs in the preference weight alone.
         score_size: side of the square on which masks are scored, pixels.
         refresh: mine the pairs again from the current policy after each of this many equal stretches of the run.
     """
@@ -39,63 +39,69 @@ class Cell:
     group: str = 'main'
 
 
-def anchored(weight: float, anchor: float = 1.0, sft_cldice: float = 0.5, **preference) -> dict:
-    """``anchor`` times (BCE x 2 + Dice x 0.5 + clDice x ``sft_cldice``) beside the preference term."""
-    return dict(weight=weight, sft_weight=anchor, sft_bce=2.0, sft_dice=0.5, sft_cldice=sft_cldice, **preference)
+def supervised_and(weight: float, supervised: float = 1.0, supervised_cldice: float = 0.5, **preference) -> dict:
+    """``supervised`` times (BCE x 2 + Dice x 0.5 + clDice x ``supervised_cldice``) beside the preference term."""
+    return dict(weight=weight, supervised_weight=supervised, supervised_bce=2.0, supervised_dice=0.5,
+                supervised_cldice=supervised_cldice, **preference)
 
 
 def plain(weight: float, **preference) -> dict:
-    """The anchor without clDice: Sa2VA's own supervised loss."""
-    return anchored(weight, sft_cldice=0.0, **preference)
+    """The supervised term without clDice: Sa2VA's own supervised loss."""
+    return supervised_and(weight, supervised_cldice=0.0, **preference)
 
 
 def cells() -> list[Cell]:
     """The table, baselines first."""
     table = [
         Cell('supervised on ground truth', 'gt_only', plain(0.0)),
-        Cell('gt_only: anchor only', 'gt_only', anchored(0.0)),
+        Cell('gt_only: supervised only', 'gt_only', supervised_and(0.0)),
         Cell('guide as written', 'own', dict(type='guide')),
         Cell('guide as written, no reference', 'own', dict(type='guide'), reference='none'),
         Cell('guide as written, with ground truth', 'gt', dict(type='guide')),
     ]
     for pairs in ('own_best', 'own', 'gt', 'gt_only'):
-        twin = f'{pairs}: anchor only'
+        twin = f'{pairs}: supervised only'
         if pairs != 'gt_only':
-            table.append(Cell(twin, pairs, anchored(0.0)))
+            table.append(Cell(twin, pairs, supervised_and(0.0)))
         for weight in (0.2, 1.0, 3.0):
-            table.append(Cell(f'{pairs}: anchor + balanced x {weight:g}', pairs, anchored(weight, **BALANCED), twin=twin))
-        table.append(Cell(f'{pairs}: anchor + normalised x 1', pairs, anchored(1.0, **NORMALISED), twin=twin))
-        table.append(Cell(f'{pairs}: anchor + guide x 1', pairs, anchored(1.0), twin=twin))
-    bounded = (('normalised x 0.3', anchored(0.3, **NORMALISED)),
-               ('normalised, beta 3, x 0.3', anchored(0.3, reduction='disagreement', beta=3.0)),
-               ('normalised, IPO to 1 logit, x 0.3', anchored(0.3, reduction='disagreement', beta=0.5, loss_type='ipo')))
+            table.append(Cell(f'{pairs}: supervised + balanced x {weight:g}', pairs,
+                              supervised_and(weight, **BALANCED), twin=twin))
+        table.append(Cell(f'{pairs}: supervised + normalised x 1', pairs, supervised_and(1.0, **NORMALISED), twin=twin))
+        table.append(Cell(f'{pairs}: supervised + guide x 1', pairs, supervised_and(1.0), twin=twin))
+    bounded = (('normalised x 0.3', supervised_and(0.3, **NORMALISED)),
+               ('normalised, beta 3, x 0.3', supervised_and(0.3, reduction='disagreement', beta=3.0)),
+               ('normalised, IPO to 1 logit, x 0.3',
+                supervised_and(0.3, reduction='disagreement', beta=0.5, loss_type='ipo')))
     for pairs in ('own', 'own_best', 'gt'):
-        table += [Cell(f'{pairs}: anchor + {name}', pairs, preference, twin=f'{pairs}: anchor only', group='bounded')
-                  for name, preference in bounded]
-    table.append(Cell('gt: anchor + balanced, beta 0.1, x 1', 'gt', anchored(1.0, reduction='balanced', beta=0.1),
-                      twin='gt: anchor only', group='bounded'))
+        table += [Cell(f'{pairs}: supervised + {name}', pairs, preference, twin=f'{pairs}: supervised only',
+                       group='bounded') for name, preference in bounded]
+    table.append(Cell('gt: supervised + balanced, beta 0.1, x 1', 'gt',
+                      supervised_and(1.0, reduction='balanced', beta=0.1),
+                      twin='gt: supervised only', group='bounded'))
     for name, preference in (('balanced', dict(**BALANCED)), ('balanced, clip 3', dict(**BALANCED, clip=3.0)),
                              ('balanced, clip 3, KL', dict(**BALANCED, clip=3.0, kl_weight=1.0)),
                              ('normalised, clip 3', dict(**NORMALISED, clip=3.0))):
-        table.append(Cell(f'own: {name}, no anchor', 'own', preference, lr=1e-4))
+        table.append(Cell(f'own: {name}, no supervised term', 'own', preference, lr=1e-4))
     table += [
-        Cell('own_hard: anchor only', 'own_hard', anchored(0.0), group='attempts'),
-        Cell('own_hard: anchor + balanced x 1', 'own_hard', anchored(1.0, **BALANCED), twin='own_hard: anchor only',
-             group='attempts'),
-        Cell('own_best, refreshed 2 x: anchor only', 'own_best', anchored(0.0), refresh=2, group='attempts'),
-        Cell('own_best, refreshed 2 x: anchor + balanced x 1', 'own_best', anchored(1.0, **BALANCED), refresh=2,
-             twin='own_best, refreshed 2 x: anchor only', group='attempts'),
-        Cell('own_best: anchor x 0.3 only', 'own_best', anchored(0.0, 0.3), group='attempts'),
-        Cell('own_best: anchor x 0.3 + balanced x 1', 'own_best', anchored(1.0, 0.3, **BALANCED),
-             twin='own_best: anchor x 0.3 only', group='attempts'),
-        Cell('own_best, refreshed 4 x: anchor only', 'own_best', anchored(0.0), refresh=4, group='attempts'),
-        *(Cell(f'own_best, refreshed 4 x: anchor + normalised x {weight:g}', 'own_best', anchored(weight, **NORMALISED),
-               refresh=4, twin='own_best, refreshed 4 x: anchor only', group='attempts') for weight in (0.3, 1.0)),
-        Cell('own_topology: anchor only', 'own_topology', anchored(0.0), group='attempts'),
-        Cell('own_topology: anchor + normalised x 0.3', 'own_topology', anchored(0.3, **NORMALISED),
-             twin='own_topology: anchor only', group='attempts'),
+        Cell('own_hard: supervised only', 'own_hard', supervised_and(0.0), group='attempts'),
+        Cell('own_hard: supervised + balanced x 1', 'own_hard', supervised_and(1.0, **BALANCED),
+             twin='own_hard: supervised only', group='attempts'),
+        Cell('own_best, refreshed 2 x: supervised only', 'own_best', supervised_and(0.0), refresh=2, group='attempts'),
+        Cell('own_best, refreshed 2 x: supervised + balanced x 1', 'own_best', supervised_and(1.0, **BALANCED),
+             refresh=2, twin='own_best, refreshed 2 x: supervised only', group='attempts'),
+        Cell('own_best: supervised x 0.3 only', 'own_best', supervised_and(0.0, 0.3), group='attempts'),
+        Cell('own_best: supervised x 0.3 + balanced x 1', 'own_best', supervised_and(1.0, 0.3, **BALANCED),
+             twin='own_best: supervised x 0.3 only', group='attempts'),
+        Cell('own_best, refreshed 4 x: supervised only', 'own_best', supervised_and(0.0), refresh=4, group='attempts'),
+        *(Cell(f'own_best, refreshed 4 x: supervised + normalised x {weight:g}', 'own_best',
+               supervised_and(weight, **NORMALISED), refresh=4, twin='own_best, refreshed 4 x: supervised only',
+               group='attempts') for weight in (0.3, 1.0)),
+        Cell('own_topology: supervised only', 'own_topology', supervised_and(0.0), group='attempts'),
+        Cell('own_topology: supervised + normalised x 0.3', 'own_topology', supervised_and(0.3, **NORMALISED),
+             twin='own_topology: supervised only', group='attempts'),
     ]
-    for name, preference in (('plain anchor', plain), ('anchor with clDice x 1', partial(anchored, sft_cldice=1.0))):
+    for name, preference in (('plain supervised', plain),
+                             ('supervised with clDice x 1', partial(supervised_and, supervised_cldice=1.0))):
         twin = f'gt: {name} only'
         table += [Cell(twin, 'gt', preference(0.0), group='attempts'),
                   Cell(f'gt: {name} + balanced x 0.2', 'gt', preference(0.2, **BALANCED), twin=twin, group='attempts')]
@@ -103,9 +109,11 @@ def cells() -> list[Cell]:
         label = f'{parts} lr {lr:g}'
         table += [
             Cell(f'supervised on ground truth, {label}', 'gt_only', plain(0.0), parts=parts, lr=lr, group='rates'),
-            Cell(f'gt: anchor + balanced x 0.2, {label}', 'gt', anchored(0.2, **BALANCED), parts=parts, lr=lr, group='rates'),
-            Cell(f'own_best: anchor only, {label}', 'own_best', anchored(0.0), parts=parts, lr=lr, group='rates'),
-            Cell(f'own_best: anchor + balanced x 1, {label}', 'own_best', anchored(1.0, **BALANCED), parts=parts, lr=lr,
-                 twin=f'own_best: anchor only, {label}', group='rates'),
+            Cell(f'gt: supervised + balanced x 0.2, {label}', 'gt', supervised_and(0.2, **BALANCED), parts=parts, lr=lr,
+                 group='rates'),
+            Cell(f'own_best: supervised only, {label}', 'own_best', supervised_and(0.0), parts=parts, lr=lr,
+                 group='rates'),
+            Cell(f'own_best: supervised + balanced x 1, {label}', 'own_best', supervised_and(1.0, **BALANCED), parts=parts,
+                 lr=lr, twin=f'own_best: supervised only, {label}', group='rates'),
         ]
     return table

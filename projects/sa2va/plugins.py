@@ -1,16 +1,18 @@
 """Import this once and every class of the plugin is registered (configs do it through ``custom_imports``)."""
 from mmengine.registry import DATASETS, MODELS
-from xtuner.registry import BUILDER
 
-from sa2va_dpo.datasets import dpo_vessel_dataset, seg_dataset  # noqa: F401
+from sa2va_dpo.datasets import dpo_vessel_dataset, round_pairs, seg_dataset  # noqa: F401
 from sa2va_dpo.drawn import dataset as drawn_dataset  # noqa: F401
-from sa2va_dpo.engine import hooks, loops, optim, pair_validation  # noqa: F401
+from sa2va_dpo.engine import (checkpointing, hooks, log_processor, loops, optim, pair_validation, rounds,  # noqa: F401
+                              runner, sampling)
+from sa2va_dpo.engine.xtuner import xtuner_builder
 from sa2va_dpo.evaluation import vessel_metric  # noqa: F401
-from sa2va_dpo.models import sa2va_dpo_model, sa2va_seg_model  # noqa: F401
+from sa2va_dpo.models import run_model, sa2va_dpo_model, sa2va_seg_model  # noqa: F401
 
+BUILDER = xtuner_builder()
 # XTuner configs build through its own registry; the same classes answer there under the same names.
-for _registry, _names in ((MODELS, ('Sa2VADPOModel', 'Sa2VASegModel')),
+for _registry, _names in ((MODELS, ('Sa2VADPOModel', 'Sa2VASegModel', 'Sa2VARunModel')),
                           (DATASETS, ('DPOVesselDataset', 'VesselSegDataset'))):
     for _name in _names:
-        if BUILDER.get(_name) is None:
+        if BUILDER is not None and BUILDER.get(_name) is None:
             BUILDER.register_module(name=_name, module=_registry.get(_name))

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from sa2va_dpo.models.checkpoint.run import read_trained_tensors
+from sa2va_dpo.models.checkpoint import read_trained_tensors
 from sa2va_dpo.commands.train import main as train_main
 
 pytestmark = pytest.mark.integration

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint.run import load_trained_tensors
+from sa2va_dpo.models.checkpoint import load_trained_tensors
 from sa2va_dpo.commands.export import main as export_main
 from sa2va_dpo.commands.test import main as score_main
 from sa2va_dpo.commands.train import main as train_main
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
 pytestmark = pytest.mark.integration
@@ -65,7 +65,7 @@ def test_deepspeed_directory(cli, run_config, tmp_path):
 
 
 def test_exported_model_answers_as_the_trained_one(run_dir, run_config, micro_checkpoint, draw_case, tmp_path):
-    from sa2va_dpo.commands.train import read_config
+    from sa2va_dpo.engine.config import read_config
 
     output = tmp_path / 'exported'
     assert export_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), str(output)]) == 0

@@ -20,7 +20,8 @@ TRAINABLE = dict(sam2_neck='full', projector='full', mask_decoder='full')
 @pytest.fixture(scope='module')
 def model(micro_checkpoint):
     torch.manual_seed(0)
-    model = Sa2VADPOModel(str(micro_checkpoint), TRAINABLE, dict(reduction='balanced', beta=1.0, weight=0.2, sft_weight=1.0),
+    model = Sa2VADPOModel(str(micro_checkpoint), TRAINABLE,
+                          dict(reduction='balanced', beta=1.0, weight=0.2, supervised_weight=1.0),
                           score_size=64)
     with torch.no_grad():
         for parameter in model.policy.parameters():
@@ -84,7 +85,21 @@ def test_history_and_tensorboard_hold_pairs_and_reference(run_config, tmp_path):
         assert start[f'reference/{name}'] == later[f'reference/{name}'] == start[name]
     [vis_data] = tmp_path.glob('*/vis_data')
     events = EventAccumulator(str(vis_data)).Reload()
-    assert {'pairs/accuracy', 'pairs/dpo_loss', 'pairs/saturation', 'reference/dice', 'val/alarm'} <= set(events.Tags()['scalars'])
+    assert {'val/pairs/accuracy', 'val/pairs/dpo_loss', 'val/pairs/saturation', 'reference/dice',
+            'val/alarm'} <= set(events.Tags()['scalars'])
+
+
+def test_a_run_that_was_given_trained_tensors_does_not_start_at_its_reference(run_config, tmp_path):
+    lr = 'optim_wrapper.optimizer.lr=1e-2'
+    train_main([str(run_config), '--work-dir', str(tmp_path / 'a'), '--cfg-options', 'train_cfg.max_iters=2', lr])
+    train_main([str(run_config), '--work-dir', str(tmp_path / 'b'), '--cfg-options', 'train_cfg.max_iters=2',
+                f'load_from={tmp_path / "a" / "iter_2.pth"}'])
+    first, second = (json.loads((tmp_path / name / 'val_history.json').read_text()) for name in 'ab')
+    start = second[0]
+    assert start['iter'] == 0 and start['pairs/drift_outside'] > 0 and start['pairs/margin'] != 0
+    assert start['pairs/margin'] == pytest.approx(first[1]['pairs/margin'], rel=1e-3)
+    # The reference's masks were not measured in this run: what is not known is not reported.
+    assert not any(name.startswith('reference/') for entry in second for name in entry)
 
 
 def test_without_validation_pairs_one_line_says_so(run_config, pair_root, tmp_path, caplog):

@@ -16,7 +16,7 @@ from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.preferences.candidates import Request
 from sa2va_dpo.commands.pairs import main

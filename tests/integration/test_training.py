@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from sa2va_dpo.models.checkpoint.run import read_trained_tensors
+from sa2va_dpo.models.checkpoint import read_trained_tensors
 from sa2va_dpo.commands.train import main as train_main
 
 pytestmark = pytest.mark.integration
@@ -48,10 +48,11 @@ def test_the_five_metrics_of_the_guide_are_in_tensorboard(finished_run):
     [vis_data] = finished_run.glob('*/vis_data')
     events = EventAccumulator(str(vis_data)).Reload()
     scalars = events.Tags()['scalars']
-    for name in (*GUIDE_METRICS, 'dice', 'iou'):
+    for name in (*GUIDE_METRICS, 'val/dice', 'val/iou', 'train/loss', 'train/supervised_loss', 'optim/lr',
+                 'optim/grad_norm', 'reference/dice'):
         assert name in scalars, f'{name} not in {scalars}'
-    assert [event.step for event in events.Scalars('dice')] == [0, 2, 4]
-    assert events.Scalars('preference_nll')[0].value == pytest.approx(0.693147, abs=1e-4), 'policy == reference at step 1'
+    assert [event.step for event in events.Scalars('val/dice')] == [0, 2, 4]
+    assert events.Scalars('train/preference_nll')[0].value == pytest.approx(0.693147, abs=1e-4), 'policy == reference at step 1'
 
 
 def test_training_moves_the_policy(finished_run):
@@ -72,7 +73,7 @@ def test_resume_is_exact(run_config, finished_run, tmp_path):
 
 def test_counters_are_exact_after_a_new_best(finished_run):
     """mmengine 0.10.7 writes iter_2 a second time when it is the best so far, with a counter of 3."""
-    from sa2va_dpo.models.checkpoint.run import weights_only_loads
+    from sa2va_dpo.models.checkpoint import weights_only_loads
 
     history = json.loads((finished_run / 'val_history.json').read_text())
     assert history[1]['dice'] > 0, 'the case is only met when step 2 is a best'

@@ -1,7 +1,6 @@
 """Fill caches: run the frozen parts once over every view of every image."""
 from __future__ import annotations
 
-import os
 import time
 from typing import Mapping, Sequence
 
@@ -99,8 +98,3 @@ def _missing(wish: Wish, stores: Mapping[str, CacheStore]) -> list[str]:
     view, names = wish
     key = view.key()
     return [name for name in names if key not in stores[name]]
-
-
-def local_rank() -> tuple[int, int]:
-    """(rank, number) of this process among those of its machine, as torchrun sets them."""
-    return int(os.environ.get('LOCAL_RANK', 0)), int(os.environ.get('LOCAL_WORLD_SIZE', 1))

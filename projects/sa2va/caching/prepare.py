@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,10 +15,11 @@ from mmengine.registry import DATASETS, MODELS
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
 from sa2va_dpo.models.sa2va_dpo_model import preference_config
-from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.models.run_model import Sa2VARunModel
 from sa2va_dpo.models.trainable import normalise_switches
-from .build import Wish, batch_of, compute, fill, fill_one, local_rank, missing
+from .build import Wish, batch_of, compute, fill, fill_one, missing
 from .fingerprint import fingerprint, weights_digest
 from .kinds import KINDS, Kind, choose
 from sa2va_dpo.common.tensor_store import CacheStore, evict, size_of
@@ -58,8 +58,8 @@ def prepare(cfg: Config) -> list[str]:
     if not kinds:
         return ['cache: off, everything that could be cached is trained or drawn anew']
     wishes, maker, visits = _wishes(cfg, [kind.name for kind in kinds])
-    rank, world_size = local_rank()
-    model = _start_model(cfg, rank)
+    rank, processes = local_rank(), local_world_size()
+    model = _start_model(cfg)
     lines: list[str] = []
     with _precision(cfg, model):
         stores = _stores(cfg, kinds, model, maker, asked['dir'])
@@ -71,7 +71,7 @@ def prepare(cfg: Config) -> list[str]:
             store.hold()
         lines += _fit(stores, _sizes(model, maker, wishes, list(stores)), asked, rank)
         wishes = [(view, tuple(name for name in names if name in stores)) for view, names in wishes]
-        done = 0 if asked['lazy'] else fill(model.policy, maker, wishes, stores, rank, world_size)
+        done = 0 if asked['lazy'] else fill(model.policy, maker, wishes, stores, rank, processes)
     when = f'{to_compute} to be computed when they are first visited' if asked['lazy'] else f'{done} computed now'
     lines.append(f'cache: {", ".join(stores) or "nothing"} of {len(wishes)} views in {asked["dir"]}, {when}')
     if asked['lazy'] and to_compute:
@@ -84,7 +84,7 @@ def prepare(cfg: Config) -> list[str]:
     return lines
 
 
-def _fill_lazily(cfg: Config, model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish],
+def _fill_lazily(cfg: Config, model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish],
                  stores: dict[str, CacheStore]) -> None:
     """Let the start model, which stays in memory, compute a view when a data set first asks for it."""
     names: dict[str, tuple[str, ...]] = {}
@@ -92,6 +92,8 @@ def _fill_lazily(cfg: Config, model: Sa2VASegModel, maker: SampleMaker, wishes: 
         names[view.key()] = tuple(dict.fromkeys((*names.get(view.key(), ()), *wanted)))
 
     def fill_view(view) -> None:
+        if view.key() not in names:  # mining asks for images that training never visits
+            return
         with _precision(cfg, model):
             fill_one(model.policy, maker, (view, names[view.key()]), stores)
 
@@ -113,7 +115,7 @@ def _settings(cfg: Config) -> dict | None:
             if (cfg.get(name) or {}).get('num_workers', 0):
                 raise InputError(f'cache.lazy: {name}.num_workers is {cfg[name].num_workers}, and workers have no model to '
                                  f'compute with: set it to 0, or cache.lazy=False')
-    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset):
+    if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset, 'RoundPairs'):
         raise InputError(f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
                          f'set cache=None')
     return asked
@@ -123,7 +125,9 @@ def _kinds(cfg: Config, items) -> list[Kind]:
     model = cfg.model
     trainable = 'all' if model.trainable == 'all' else normalise_switches(model.trainable)
     reference = model.get('reference', 'initial')
-    has_reference = preference_config(model.preference, reference).use_reference
+    # A reference that moves with the rounds has no logits that last.
+    moves = (cfg.get('rounds') or {}).get('reference') == 'round'
+    has_reference = preference_config(model.preference, reference).use_reference and not moves
     kinds = choose(items, trainable, has_reference, cfg.train_dataloader.dataset.get('brightness', 0.0))
     if reference == 'stored' and has_reference and KINDS['reference_low_res'] not in kinds:
         raise InputError('model.reference: "stored" needs reference_low_res among cache.items: add it, or set '
@@ -137,7 +141,7 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     train = DATASETS.build(cfg.train_dataloader.dataset)
     length = cfg.train_cfg
     visits = math.ceil(length.max_epochs * len(train)) if length.get('max_iters') is None else (
-        length.max_iters * cfg.train_dataloader.batch_size * int(os.environ.get('WORLD_SIZE', 1)))
+        length.max_iters * cfg.train_dataloader.batch_size * world_size())
     wishes: list[Wish] = [(view, tuple(names)) for view in train.views()]
     for hook in cfg.get('custom_hooks') or []:
         if hook.get('type') == 'PairValidationHook':
@@ -150,21 +154,21 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     return [wish for wish in wishes if wish[1]], SampleMaker(train.pre), visits
 
 
-def _start_model(cfg: Config, rank: int) -> Sa2VASegModel:
+def _start_model(cfg: Config) -> Sa2VARunModel:
     """The model as training begins with it: same dtypes, same device, adapters at zero."""
     model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
         model = model.bfloat16()  # as DeepSpeed does
-    return model.to(f'cuda:{rank}' if torch.cuda.is_available() else 'cpu').eval()
+    return model.to(pick_device()).eval()
 
 
-def _precision(cfg: Config, model: Sa2VASegModel) -> ContextManager:
+def _precision(cfg: Config, model: Sa2VARunModel) -> ContextManager:
     if cfg.optim_wrapper.type != 'AmpOptimWrapper':
         return nullcontext()
     return torch.autocast(next(model.parameters()).device.type, getattr(torch, cfg.optim_wrapper.get('dtype') or 'float16'))
 
 
-def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
+def _stores(cfg: Config, kinds: list[Kind], model: Sa2VARunModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
     device = next(model.parameters()).device.type
     precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
     preprocessing = maker.pre.fingerprint()
@@ -173,7 +177,7 @@ def _stores(cfg: Config, kinds: list[Kind], model: Sa2VASegModel, maker: SampleM
     return {name: CacheStore(Path(directory) / f'{name}-{mark}') for name, mark in marks.items()}
 
 
-def _sizes(model: Sa2VASegModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
+def _sizes(model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish], names: list[str]) -> dict[str, int]:
     """Bytes of every kind over all views, from the first view (others may have another number of tiles)."""
     results = compute(model.policy, batch_of(maker, wishes[0][0], model.policy), names)
     return {name: sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -220,5 +224,6 @@ def _point(cfg: Config, stores: dict[str, CacheStore]) -> None:
         cfg.val_dataloader.dataset.cache = {name: path for name, path in folders.items() if name != 'reference_low_res'}
     if 'reference_low_res' in folders:
         cfg.model.reference = 'stored'
-    if 'seg_states' in folders:
+    # Mining asks for views that no cache holds.
+    if 'seg_states' in folders and not cfg.get('rounds'):
         cfg.model.with_mllm = False

@@ -1,58 +1,99 @@
-"""``tools/export_hf.py``: a trained run as a directory in the layout its start checkpoint came in."""
+"""``tools/export_hf.py``: a trained run, or an adapter, as a directory in the layout its start checkpoint came in."""
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write a trained model in the released Hugging Face layout.')
-    parser.add_argument('config', help='the config of the run (its saved config.py)')
-    parser.add_argument('checkpoint', help='iter_N.pth or best_*.pth, a file or a DeepSpeed directory')
-    parser.add_argument('output', help='directory to write; must not exist')
+    parser = ArgumentParser(
+        description='Write a trained model in the released Hugging Face layout.',
+        usage='%(prog)s CONFIG CHECKPOINT OUTPUT [--merge | --adapter] [--cfg-options KEY=VALUE ...]\n'
+              '       %(prog)s ADAPTER OUTPUT [--merge] [--base DIR]')
+    parser.add_argument('config', help='the config of the run (its saved config.py), or the directory of an adapter')
+    parser.add_argument('checkpoint',
+                        help='iter_N.pth or best_*.pth, a file or a DeepSpeed directory; none for an adapter')
+    parser.add_argument('output', nargs='?', help='directory to write; must not exist')
     form = parser.add_mutually_exclusive_group()
     form.add_argument('--merge', action='store_true', help='fold LoRA into the weights (the default)')
     form.add_argument('--adapter', action='store_true',
                       help='write only what was trained, as an adapter to put on the start checkpoint')
+    parser.add_argument('--base', metavar='DIR',
+                        help='the checkpoint of an adapter, where it is not at the recorded path')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args(argv)
 
 
+def _refuse_existing(output: str | Path) -> None:
+    if Path(output).exists():
+        raise InputError(f'{output}: exists already: choose another directory or remove it')
+
+
 def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = False) -> None:
-    """Load the trained tensors, merge the adapters and write ``output``.
+    """Write the trained tensors, merged or as an adapter; nothing else is read into memory as a whole.
 
     Args:
         cfg: the run's config; ``cfg.model.checkpoint`` is the start, whose files, shards and dtype are kept.
-        checkpoint: see :func:`sa2va_dpo.models.checkpoint.run.read_trained_tensors`.
+        checkpoint: see :func:`sa2va_dpo.models.checkpoint.read_trained_tensors`.
         output: a directory that does not exist yet.
         adapter: write only the trained tensors, unmerged, instead of a whole checkpoint.
 
     Raises:
         InputError: ``output`` exists, or the checkpoint does not fit the config.
     """
-    from mmengine.registry import MODELS
+    from sa2va_dpo.models.checkpoint import export_adapter, export_checkpoint, load_trained_tensors
+    from sa2va_dpo.models.run_model import Sa2VARunModel
 
-    from sa2va_dpo import plugins  # noqa: F401
-    from sa2va_dpo.common.errors import InputError
-    from sa2va_dpo.models.checkpoint.released import export_adapter, export_checkpoint
-    from sa2va_dpo.models.trainable import merge_adapters
-    from sa2va_dpo.models.checkpoint.run import load_trained_tensors
-
-    if Path(output).exists():
-        raise InputError(f'{output}: exists already: choose another directory or remove it')
-    # Neither the loss nor the reference is needed: one copy of the weights in memory is enough.
-    model = MODELS.build(dict(type='Sa2VASegModel', checkpoint=cfg.model.checkpoint, trainable=cfg.model.trainable))
+    _refuse_existing(output)
+    # Neither the loss nor the reference is needed, nor any weight that was not trained.
+    model = Sa2VARunModel(cfg.model.checkpoint, cfg.model.trainable, device='meta')
     load_trained_tensors(model, checkpoint)
     if adapter:
         export_adapter(model.policy, output)
-        return
-    merge_adapters(model.policy)
-    export_checkpoint(model.policy, cfg.model.checkpoint, output)
+    else:
+        export_checkpoint(model.policy, cfg.model.checkpoint, output)
+
+
+def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | None = None) -> Path:
+    """Write a whole checkpoint from an adapter; returns the checkpoint that it was put on.
+
+    Args:
+        adapter: directory that ``--adapter`` wrote.
+        output: a directory that does not exist yet.
+        base: its checkpoint, where that is not at the recorded path.
+
+    Raises:
+        InputError: ``output`` exists, or the adapter's checkpoint is missing or another one.
+    """
+    from sa2va_dpo.models.checkpoint import base_directory, export_checkpoint, load_checkpoint
+
+    _refuse_existing(output)
+    found = base_directory(adapter, base)
+    export_checkpoint(load_checkpoint(adapter, device='meta', base=base), found, output)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from .train import read_config
+
+    if args.output is None:
+        from sa2va_dpo.models.checkpoint import is_adapter
+
+        if not is_adapter(args.config):
+            raise InputError(f'{args.config}: is no adapter directory; give CONFIG CHECKPOINT OUTPUT, or ADAPTER '
+                             f'OUTPUT')
+        if args.adapter or args.cfg_options:
+            raise InputError(f'{args.config}: is an adapter already; it can only be merged, without --adapter and '
+                             f'--cfg-options')
+        found = merge_adapter(args.config, args.checkpoint, args.base)
+        print(f'{args.checkpoint}: adapter merged, in the layout of {found}')
+        return 0
+    if args.base is not None:
+        raise InputError('--base: belongs to the form ADAPTER OUTPUT; the config of a run names its checkpoint')
+    from sa2va_dpo.engine.config import read_config
 
     cfg = read_config(args.config, args.cfg_options)
     export_run(cfg, args.checkpoint, args.output, adapter=args.adapter)

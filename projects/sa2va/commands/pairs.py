@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import argparse
 
+from sa2va_dpo.common.arguments import ArgumentParser
+
 DESCRIPTION = "Build preference pairs from the model's own predictions or from predictions that exist already."
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=DESCRIPTION, argument_default=argparse.SUPPRESS)
+    parser = ArgumentParser(description=DESCRIPTION, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add('--mode', required=True, choices=['generate', 'from_predictions'])
     add('--images_dir', required=True,
@@ -18,9 +20,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--num_samples', type=int, help='distinct candidates per image (default 5)')
     add('--min_iou_gap', type=float, help='smaller differences make no pair (default 0.05; > 0.1 is recommended)')
     add('--prompt', help="the question of every image (default: the guide's)")
-    add('--seed', type=int, help='of perturbations, choices and the validation split (default 0)')
+    add('--seed', type=int, help='of perturbations, choices and the split (default 0)')
     add('--max_pairs_per_image', type=int, help='default: all')
-    add('--val_fraction', type=float, help='share of the patients kept for validation (default 0)')
+    add('--val_fraction', type=float, help='share of the patients kept for validation (default 0.1; without --gt_dir 0)')
+    add('--test_fraction', type=float, help='share of the patients kept for the test, no pair is made of them (default 0.2)')
     add('--group_regex', help='first group of this expression on the file stem is the patient')
     add('--source_images_dir', help='original images (from_predictions; default: images beside --gt_dir)')
     add('--include_gt', action='store_true', help='the ground truth is a candidate, too')
@@ -28,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--candidate_models', nargs='+', metavar='DIR', help='other checkpoints whose masks are candidates')
     add('--judge', nargs='+', metavar='NAME[=WEIGHT]', help='what decides which mask is better (default IoU)')
     add('--pairing', help='which candidates meet (default AllPairs), see docs/pairs.md')
+    add('--cells', type=int, metavar='N', help='chosen is put together from the best candidate of each of N x N cells')
     add('--balance', action='store_true', help='as many over- as under-segmenting rejected masks per image')
     add('--max_candidate_iou', type=float, help='more similar candidates are duplicates (default 0.98)')
     add('--link', action='store_true', help='hard links to the images instead of copies')

@@ -4,13 +4,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_json
 
 _LISTED = 20
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description='Look at preference pairs in the browser and decide: accept, swap, drop, skip. With --pick: choose the '
                     'best of several masks. Then --merge.')
     add = parser.add_argument
@@ -109,7 +111,6 @@ def _agreement(report: dict) -> str:
 
 
 def _export(review, names: list[str], path: Path) -> None:
-    from sa2va_dpo.datasets.annotations import write_json
     from sa2va_dpo.review.agreement import compare
     from sa2va_dpo.review.journal import read_decisions, read_notes
 

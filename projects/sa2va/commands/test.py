@@ -5,9 +5,13 @@ import argparse
 import json
 from pathlib import Path
 
+from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.processes import pick_device
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Score the masks of a checkpoint on images with ground truth.')
+    parser = ArgumentParser(description='Score the masks of a checkpoint on images with ground truth.')
     parser.add_argument('config', help='the config of the run (its saved config.py is the safest choice)')
     parser.add_argument('checkpoint', nargs='?',
                         help='iter_N.pth, a file or a DeepSpeed directory; without it the start checkpoint is scored')
@@ -24,32 +28,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from sa2va_dpo.common.errors import InputError
-    from .train import read_config
+    from sa2va_dpo.engine.config import read_config, test_source
 
     if bool(args.images) != bool(args.gt):
         raise InputError('--images and --gt: give both, or neither for the data set of the config')
     cfg = read_config(args.config, args.cfg_options)
-    from mmengine.registry import DATASETS, MODELS
+    from mmengine.registry import DATASETS
 
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
     from sa2va_dpo.evaluation.report import format_summary
-    from sa2va_dpo.models.checkpoint.run import load_trained_tensors
-    from sa2va_dpo.inference.scoring import evaluate_model, pick_device
+    from sa2va_dpo.inference.scoring import evaluate_model
+    from sa2va_dpo.models.checkpoint import load_trained_tensors
+    from sa2va_dpo.models.run_model import inference_model
 
-    dataset_cfg = cfg.test_dataloader.dataset
     if args.images:
-        dataset_cfg = dict(dataset_cfg, source=dict(
+        dataset_cfg = dict(cfg.test_dataloader.dataset, source=dict(
             type='FolderMasks', images_dir=args.images, gt_dir=args.gt, prompt=args.prompt or DEFAULT_PROMPT))
+    else:
+        dataset_cfg, line = test_source(cfg)
+        print(line)
     dataset = DATASETS.build(dataset_cfg)
-    model = MODELS.build(cfg.model)
+    device = pick_device(args.device)
+    model = inference_model(cfg.model, device)
     if args.checkpoint:
         count = load_trained_tensors(model, args.checkpoint)
         print(f'{args.checkpoint}: {count} trained tensors on {cfg.model.checkpoint}')
     else:
         print(f'no checkpoint given: scoring the start, {cfg.model.checkpoint}')
-    evaluate_model(model, dataset, Path(args.work_dir), device=pick_device(args.device), seed=args.seed,
+    evaluate_model(model, dataset, Path(args.work_dir), device=device, seed=args.seed,
                    overlays=not args.no_overlays)
     print(format_summary(json.loads((Path(args.work_dir) / 'metrics.json').read_text(encoding='utf-8'))))
     return 0

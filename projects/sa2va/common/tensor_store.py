@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import InputError
+from .files import replacing
 
 _LOCK = 'in_use'
 # Locks are held until the process ends, however it ends.
@@ -49,18 +50,9 @@ class CacheStore:
     def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> int:
         """Store one item (on any device, in its dtype); returns its size in bytes."""
         path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-        try:
+        with replacing(path) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-            size = temporary.stat().st_size
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f'{path}: cannot be written ({error.strerror}): free disk space, or point cache.dir '
-                             f'elsewhere') from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        return size
+            return temporary.stat().st_size
 
     def read(self, key: str) -> dict[str, torch.Tensor]:
         """One item, mapped into memory; pages are read when they are used.

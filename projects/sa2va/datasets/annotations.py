@@ -1,18 +1,26 @@
 """The annotation files: one place that reads, checks and writes them."""
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json, write_json
 
-_PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
+_PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask', 'field_of_view')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
+# Differences of scores below this are noise of floating point: 0.85 - 0.80 is 0.04999999999999993.
+SAME = 1e-9
+
+
+def reaches_gap(gap: float, min_gap: float) -> bool:
+    """Whether a difference of unrounded scores is large enough; the generator and the data set both ask here."""
+    return gap >= min_gap - SAME
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,12 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class SegRecord:
-    """One image with its ground truth; paths are relative to the data root."""
+    """One image with its ground truth and, where there is one, its field of view; paths are relative to the data root."""
 
     image: str
     mask: str
     prompt: str
+    field_of_view: str | None = None
 
 
 def resolve(data_root: str | os.PathLike, relative: str) -> Path:
@@ -77,6 +86,17 @@ def resolve(data_root: str | os.PathLike, relative: str) -> Path:
         raise InputError(f'{relative!r}: is no usable path ({error}): rename the file') from None
     if not inside:
         raise InputError(f'{relative!r}: is a link that leaves the data root {root}: copy the file into it')
+    return path if path.exists() else _other_spelling(root, pure.parts) or path
+
+
+def _other_spelling(root: Path, parts: Sequence[str]) -> Path | None:
+    """The file whose name differs in Unicode's normal form alone: archives and macOS change it on the way."""
+    path = root
+    for part in parts:
+        path = next((path / spelling for spelling in (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
+                     if (path / spelling).exists()), None)
+        if path is None or not path.resolve().is_relative_to(root.resolve()):
+            return None
     return path
 
 
@@ -119,7 +139,8 @@ def read_segs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Seg
     """
     records = []
     for where, entry in _entries(path):
-        records.append(SegRecord(**{name: _text(where, entry, name) for name in ('image', 'mask', 'prompt')}))
+        names = ('image', 'mask', 'prompt', *(['field_of_view'] if entry.get('field_of_view') is not None else []))
+        records.append(SegRecord(**{name: _text(where, entry, name) for name in names}))
         _check_files(where, data_root, entry)
     return records
 
@@ -135,30 +156,13 @@ def write_pairs(path: str | os.PathLike, records: Sequence[PairRecord]) -> None:
 
 def write_segs(path: str | os.PathLike, records: Sequence[SegRecord]) -> None:
     """Write images with ground truth; the file appears whole or not at all."""
-    write_json(path, [vars(record) for record in records])
-
-
-def write_json(path: str | os.PathLike, content) -> None:
-    """UTF-8 JSON, written beside and renamed."""
-    path = Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
+    write_json(path, [{name: value for name, value in vars(record).items() if value is not None} for record in records])
 
 
 def _entries(path: str | os.PathLike):
     """(place for messages, record) of every element of the list in the file."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such annotation file: make it with scripts/generate_dpo_dataset.py') from None
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f'{path}: not valid JSON ({error}): correct the file or generate it again') from None
-    if not isinstance(content, list):
-        raise InputError(f'{path}: holds a {type(content).__name__}, must be a list of records')
+    content = read_json(path, 'correct the file or generate it again', 'make it with scripts/generate_dpo_dataset.py', kind=list)
     if not content:
         raise InputError(f'{path}: is an empty list: there is nothing to read')
     for index, entry in enumerate(content):
@@ -166,18 +170,6 @@ def _entries(path: str | os.PathLike):
         if not isinstance(entry, dict):
             raise InputError(f'{where}: is a {type(entry).__name__}, must be an object with named fields')
         yield where, entry
-
-
-def _no_duplicates(items: list[tuple[str, Any]]) -> dict:
-    entry = dict(items)
-    if len(entry) != len(items):
-        names = [name for name, _ in items]
-        raise ValueError(f'field {next(n for n in names if names.count(n) > 1)!r} stands twice in one record')
-    return entry
-
-
-def _no_constant(name: str):
-    raise ValueError(f'{name} is not a number')
 
 
 def _text(where: str, entry: dict, name: str) -> str:

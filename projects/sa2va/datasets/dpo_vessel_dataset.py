@@ -9,10 +9,12 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
-from .annotations import PairRecord, read_pairs, resolve
+from sa2va_dpo.common.files import hash_file
+from .annotations import PairRecord, reaches_gap, read_pairs, resolve
+from .draws import choose_in_turn, rng_of
 from .mask_io import read_image_rgb, read_mask
-from .samples import SampleMaker, View, digest_of_file
-from .seg_dataset import Draws, jitter, preprocessor_of
+from .samples import SampleMaker, View
+from .seg_dataset import jitter, preprocessor_of
 from .targets import flip, soft_target
 
 
@@ -20,8 +22,9 @@ from .targets import flip, soft_target
 class DPOVesselDataset(Dataset):
     """One item is one image (and prompt) with some of its preference pairs.
 
-    One forward pass scores every pair of an image, so pairs are drawn per image: ``pairs_per_image`` of them, anew
-    at every visit, without replacement.
+    One forward pass scores every pair of an image, so pairs are drawn per image: ``pairs_per_image`` of them at every visit,
+    in turn, so that all have come equally often after as many visits as there are pairs. An image counts the same however
+    many pairs it has.
 
     Args:
         data_root: folder that holds the annotation file and everything it names.
@@ -33,7 +36,7 @@ class DPOVesselDataset(Dataset):
             judge that ranked the pair.
         flip_prob: probability of a horizontal and, independently, of a vertical flip of image and masks.
         brightness: largest relative change of gain and gamma of the image, 0 switches it off.
-        seed: of pair sampling and augmentation.
+        seed: of pair sampling and augmentation, which are functions of it and of the draw (``datasets/draws.py``).
         cache: kind -> folder of results that need not be computed (docs/speed.md); not together with ``brightness``.
 
     Raises:
@@ -51,7 +54,7 @@ class DPOVesselDataset(Dataset):
         path = self.data_root / ann_file
         groups: dict[tuple[str, str], list] = {}
         for record in read_pairs(path, self.data_root):
-            if record.preference_gap >= min_iou_gap:
+            if reaches_gap(record.preference_gap, min_iou_gap):
                 groups.setdefault((record.image, record.prompt), []).append(record)
         if not groups:
             raise InputError(f'{path}: no pair has iou_gap >= {min_iou_gap}: '
@@ -63,7 +66,7 @@ class DPOVesselDataset(Dataset):
         self.score_size = score_size or self.pre.sam_size
         self.pairs_per_image = pairs_per_image
         self.flip_prob, self.brightness = flip_prob, brightness
-        self.draws = Draws(seed)
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -75,7 +78,7 @@ class DPOVesselDataset(Dataset):
 
     def _view(self, record: PairRecord, horizontal: bool, vertical: bool, rng: np.random.Generator | None = None) -> View:
         path = resolve(self.data_root, record.image)
-        return View(lambda: digest_of_file(path), lambda: jitter(read_image_rgb(path), self.brightness, rng), record.prompt,
+        return View(lambda: hash_file(path), lambda: jitter(read_image_rgb(path), self.brightness, rng), record.prompt,
                     horizontal, vertical)
 
     def views(self) -> list[View]:
@@ -97,10 +100,10 @@ class DPOVesselDataset(Dataset):
                                 pairs_per_image=None, cache=self.cache)
 
     def __getitem__(self, index: int) -> dict:
-        group, rng = self.groups[index], self.draws.next()
-        if self.pairs_per_image is not None and len(group) > self.pairs_per_image:
-            picks = rng.choice(len(group), self.pairs_per_image, replace=False)
-            group = [group[i] for i in sorted(picks)]
+        group, rng = self.groups[index], rng_of(self.seed, index)
+        if self.pairs_per_image is not None:
+            name = f'{group[0].image} {group[0].prompt}'
+            group = [group[i] for i in choose_in_turn(len(group), self.pairs_per_image, self.seed, index, name)]
         horizontal, vertical = (bool(hit) for hit in rng.random(2) < self.flip_prob)
         sample = self.make_sample(self._view(group[0], horizontal, vertical, rng))
         # A mask often stands in several pairs of its image.

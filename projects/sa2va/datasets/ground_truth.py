@@ -8,48 +8,93 @@ from typing import Callable, Hashable, Sequence, TypeVar
 import numpy as np
 
 from sa2va_dpo.common.errors import InputError
-from .mask_io import list_images, natural_key
-
-# What public vessel data sets append to an image's stem to name its mask (DRIVE, CHASE_DB1, STARE, XCAD, ...).
-GT_SUFFIXES = ('_mask', '_gt', '_manual1', '_1stHO')
+from . import containers
+from .mask_io import image_size, is_binary, list_images, natural_key, read_mask, read_probability
+from .names import FOV_SUFFIXES, GT_SUFFIXES, SECOND_SUFFIXES, bases, key, printable, readings
 
 # A trailing eye marker: two eyes of one person look alike, so they must not be split.
 # It follows a digit or a separator: "blood" and "period" end in letters that only look like one.
 _EYE = re.compile(r'^(.*?[^\W_])(?:[\W_]+|(?<=\d))(?:OD|OS|left|right|L|R)$', re.IGNORECASE)
+_MOST_NAMED = 3
 
 Item = TypeVar('Item')
 
 
 class MaskFolder:
-    """The masks of a folder, found by image stem: bare or with one of :data:`GT_SUFFIXES`.
+    """The masks of a folder or of a file, found by the stem of their image (``datasets/names.py``).
 
     Args:
-        directory: listed once.
+        directory: a folder of masks, a folder with one JSON file of outlines, or such a file (COCO, or upstream Sa2VA's
+            ``annotations.json``); listed once.
 
     Raises:
-        InputError: no such folder, or it holds no image.
+        InputError: no such folder, or it holds no mask.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self._by_stem: dict[str, list[Path]] = {}
-        for mask in list_images(directory):
-            for stem in {mask.stem, *(mask.stem.removesuffix(suffix) for suffix in GT_SUFFIXES)}:
-                self._by_stem.setdefault(stem, []).append(mask)
+        self.masks = list_masks(Path(directory))
+        self._by_base: dict[str, list[tuple[str, Path]]] = {}
+        for mask in self.masks:
+            for base, suffix in readings(key(mask.stem)):
+                self._by_base.setdefault(base, []).append((suffix, mask))
 
-    def find(self, stem: str) -> Path | None:
-        """The mask of an image stem, ``None`` without one.
+    def find(self, stem: str, image: Path | None = None) -> Path | None:
+        """The mask of an image stem, ``None`` without one. Of two observers' masks the first's.
+
+        Args:
+            image: the image itself, which may lie in the same folder and is not its own mask.
 
         Raises:
             InputError: two masks fit; both are named.
         """
-        found = self._by_stem.get(stem, [])
-        if len(found) > 1:
-            raise InputError(f'{found[1]}: {found[0].name} is a mask of the same image {stem!r}: keep one of them')
-        return found[0] if found else None
+        found = self.all(stem, image)
+        first = [mask for suffix, mask in found if suffix not in SECOND_SUFFIXES] or [mask for _, mask in found]
+        if len(first) > 1:
+            # A field of view may lie beside the mask, under a name that is a mask's elsewhere.
+            named = [mask for suffix, mask in found if suffix in FOV_SUFFIXES]
+            first = [mask for mask in first if mask not in named or not any(
+                is_field_of_view(mask, other) for other in first if other not in named)]
+        if len(first) > 1:
+            raise InputError(f'{printable(first[1])}: {printable(first[0].name)} is a mask of the same image '
+                             f'{printable(stem)!r}: keep one of them')
+        return first[0] if first else None
+
+    def all(self, stem: str, image: Path | None = None) -> list[tuple[str, Path]]:
+        """(suffix, mask) of everything whose name fits, fields of view beside them included."""
+        whole, *rest = bases(key(stem))
+        found = self._others(whole, image)
+        if any(suffix not in FOV_SUFFIXES for suffix, _ in found):
+            return found
+        # DRIVE: 21_training_mask is the field of view, 21_manual1 the mask.
+        return found + [entry for base in rest for entry in self._others(base, image) if entry[0]]
+
+    def _others(self, base: str, image: Path | None) -> list[tuple[str, Path]]:
+        return [(suffix, mask) for suffix, mask in self._by_base.get(base, []) if image is None or mask != image]
+
+
+def list_masks(directory: Path) -> list[Path]:
+    """The masks of a folder or of a JSON file of outlines, in natural order.
+
+    Raises:
+        InputError: there is none.
+    """
+    if directory.is_file() and directory.suffix.lower() == '.json':
+        return containers.entries(directory)
+    outlines = sorted(directory.glob('*.json')) if directory.is_dir() else []
+    try:
+        return list_images(directory)
+    except InputError:
+        if len(outlines) > 1:
+            raise InputError(f'{directory}: holds {outlines[0].name} and {outlines[1].name}: name the one that is meant') from None
+        if not outlines:
+            raise
+    return containers.entries(outlines[0])
 
 
 def match_ground_truth(images: Sequence[Path], gt_dir: str | Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Pair every image with the mask of the same stem, bare or with one of :data:`GT_SUFFIXES`.
+    """Pair every image with its mask, by the names that public data sets use (``datasets/names.py``).
+
+    Images and masks may lie in one folder: what is another file's mask is no image then.
 
     Returns:
         (image, mask) pairs in the order of ``images``, and the images without ground truth.
@@ -57,20 +102,70 @@ def match_ground_truth(images: Sequence[Path], gt_dir: str | Path) -> tuple[list
     Raises:
         InputError: two images share a stem, or two masks fit one image; both are named.
     """
+    if images and all(image.parent.resolve() == Path(gt_dir).resolve() for image in images):
+        images = without_masks(images)
     check_stems(images)
     masks = MaskFolder(gt_dir)
-    found = [(image, masks.find(image.stem)) for image in images]
+    found = [(image, masks.find(image.stem, image)) for image in images]
     return [(image, mask) for image, mask in found if mask], [image for image, mask in found if not mask]
+
+
+def without_masks(images: Sequence[Path]) -> list[Path]:
+    """The images of a folder that holds their masks and fields of view as well."""
+    suffixes = {suffix.lower() for suffix in (*GT_SUFFIXES, *SECOND_SUFFIXES, *FOV_SUFFIXES)}
+    belonging = {base.lower() + suffix for image in images for base in bases(key(image.stem)) for suffix in suffixes}
+    left = [image for image in images if key(image.stem).lower() not in belonging]
+    by_stem: dict[str, list[Path]] = {}
+    for image in left:
+        by_stem.setdefault(key(image.stem), []).append(image)
+    # HRF in one folder: 01_dr.JPG is the photograph, 01_dr.tif its mask.
+    twins = {twin for pair in by_stem.values() if len(pair) == 2 for twin in pair if is_binary(read_probability(twin))}
+    return [image for image in left if image not in twins]
+
+
+def is_field_of_view(path: Path, mask: Path) -> bool:
+    """Whether a mask is the round field that a camera sees: large, and with the vessels of another mask in it."""
+    if image_size(path) != image_size(mask):
+        return False
+    field, vessels = read_mask(path), read_mask(mask)
+    return bool(field.mean() >= 0.3 and field.sum() >= 2 * vessels.sum() and (field & vessels).sum() >= 0.95 * vessels.sum())
+
+
+def check_sizes(matched: Sequence[tuple[Path, Path | None]]) -> None:
+    """Look at the headers of images and masks, before hours of work rather than after.
+
+    Raises:
+        InputError: files that cannot be read or are too large, or masks of another size than their image; the first few
+            are named.
+    """
+    problems = []
+    for image, mask in matched:
+        try:
+            sizes = [image_size(path) for path in (image, mask) if path is not None]
+            if len(set(sizes)) > 1:
+                problems.append(size_problem(image, mask, *sizes))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        more = f' (and {len(problems) - _MOST_NAMED} more files)' if len(problems) > _MOST_NAMED else ''
+        raise InputError('; '.join(problems[:_MOST_NAMED]) + more)
+
+
+def size_problem(image: Path, mask: Path, image_size: tuple[int, int], mask_size: tuple[int, int]) -> str:
+    """What is wrong with a mask of another (width, height) than its image, for one line."""
+    turned = ' (rows and columns are exchanged: transpose it)' if mask_size == image_size[::-1] else ''
+    return (f'{printable(mask)}: is {mask_size[0]} x {mask_size[1]}, its image {printable(image.name)} is {image_size[0]} x '
+            f'{image_size[1]}: ground truth must have the size of the image{turned}')
 
 
 def check_stems(images: Sequence[Path]) -> None:
     """Raises InputError where two images differ in nothing but their format: their masks would share a name."""
     seen: dict[str, Path] = {}
     for image in images:
-        if image.stem in seen:
-            raise InputError(f'{image}: {seen[image.stem].name} has the same stem, so their masks cannot be told apart: '
-                             'rename one of them')
-        seen[image.stem] = image
+        other = seen.setdefault(key(image.stem), image)
+        if other is not image:
+            raise InputError(f'{printable(image)}: {printable(other.name)} has the same stem, so their masks cannot be told '
+                             'apart: rename one of them')
 
 
 def patient_of(stem: str, group_regex: str | None = None) -> str:
@@ -83,6 +178,7 @@ def patient_of(stem: str, group_regex: str | None = None) -> str:
     Raises:
         InputError: not a regular expression, or it does not match the stem.
     """
+    stem = key(stem)
     if group_regex is None:
         match = _EYE.match(stem)
         return match.group(1) if match else stem
@@ -91,7 +187,7 @@ def patient_of(stem: str, group_regex: str | None = None) -> str:
     except re.error as error:
         raise InputError(f'--group_regex {group_regex!r}: not a regular expression ({error})') from None
     if match is None:
-        raise InputError(f'--group_regex {group_regex!r}: does not match {stem!r}: every stem must tell its patient')
+        raise InputError(f'--group_regex {group_regex!r}: does not match {printable(stem)!r}: every stem must tell its patient')
     return match.group(1) if match.groups() else match.group(0)
 
 

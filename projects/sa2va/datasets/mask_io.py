@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
+import warnings
 from pathlib import Path
 
 import cv2
@@ -11,8 +11,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_bytes
+from sa2va_dpo.common.limits import check_pixels, limit
+from . import containers
+from .medical import stretch
+from .names import is_utf8, printable
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm')
+# A mask whose largest level is this or less, and that has more than two, numbers classes.
+_MOST_CLASSES = 32
+# Our own limit is checked before anything is decoded; Pillow's stays as a second one for whoever opens a file without us.
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 
 def natural_key(path: Path) -> list:
@@ -22,45 +31,131 @@ def natural_key(path: Path) -> list:
 
 
 def list_images(directory: str | os.PathLike) -> list[Path]:
-    """Image files of a folder (not of its sub-folders), in natural order; hidden files are left out.
+    """Images of a folder (not of its sub-folders), in natural order; hidden files are left out.
+
+    The frames of DICOM and NIfTI files are images of their own (``datasets/containers.py``).
 
     Raises:
-        InputError: no such folder, or it holds no image.
+        InputError: no such folder, it holds no image, or the name of one is not UTF-8.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise InputError(f'{directory}: no such folder: give a folder of images')
-    images = [path for path in directory.iterdir()
-              if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file()]
+        raise InputError(f'{printable(directory)}: no such folder: give a folder of images')
+    images: list[Path] = []
+    for path in directory.iterdir():
+        if path.name.startswith('.') or not path.is_file():
+            continue
+        plain = path.suffix.lower() in IMAGE_SUFFIXES
+        if not (plain or containers.is_volume(path)):
+            continue
+        if not is_utf8(path.name):
+            raise InputError(f'{printable(path)}: the name is not UTF-8, annotations cannot name it: rename it '
+                             '(convmv -f latin1 -t utf8)')
+        images += [path] if plain else containers.entries(path)
     if not images:
-        raise InputError(f'{directory}: holds no image: the formats are {", ".join(s[1:] for s in IMAGE_SUFFIXES)}')
+        raise InputError(f'{directory}: holds no image: the formats are {", ".join(s[1:] for s in IMAGE_SUFFIXES)}, DICOM and NIfTI')
     return sorted(images, key=natural_key)
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
     """The first frame, decoded whole; raises InputError naming the file."""
-    try:
-        with Image.open(path) as image:
+    if containers.container_of(Path(path)) is not None:
+        return _picture(containers.read(Path(path)))
+    if containers.is_volume(Path(path)) and Path(path).is_file():
+        frames = containers.entries(Path(path))
+        if len(frames) != 1:
+            raise InputError(f'{path}: holds {len(frames)} frames: name one of them, such as {path}/{Path(path).stem}_0001.png, or '
+                             'give the folder')
+        return _picture(containers.read(frames[0]))
+    with _opened(path) as image:
+        try:
             image.load()
             return image.copy()
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from None
+
+
+_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError, OverflowError, MemoryError)
+
+
+def _opened(path: str | os.PathLike) -> Image.Image:
+    """A file whose header is read and whose size is within the limit."""
+    Image.MAX_IMAGE_PIXELS = limit('image_pixels')
+    try:
+        image = Image.open(path)
     except FileNotFoundError:
-        raise InputError(f'{path}: no such file: check the path') from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f'{path}: cannot be read as an image ({error}): is the file complete?') from None
+        raise InputError(f'{printable(path)}: no such file: check the path') from None
+    except Image.DecompressionBombError:
+        raise InputError(f'{printable(path)}: has more than twice the limit of {limit("image_pixels")} pixels: make it smaller, or '
+                         'raise SA2VA_DPO_MAX_IMAGE_PIXELS') from None
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    try:
+        check_pixels(printable(path), *image.size)
+    except InputError:
+        image.close()
+        raise
+    return image
+
+
+def _unreadable(path: str | os.PathLike, error: Exception) -> InputError:
+    return InputError(f'{printable(path)}: cannot be read as an image ({printable(error)}): is the file complete?')
+
+
+def _picture(values: np.ndarray) -> Image.Image:
+    """What a container holds, in the modes that Pillow gives plain files."""
+    if values.dtype == np.bool_:
+        return Image.fromarray(values.astype(np.uint8))
+    if values.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(values))
+    if values.dtype.kind in 'iu' and np.abs(values.astype(np.int64)).max() < 1 << 31:
+        return Image.fromarray(values.astype(np.int32))
+    return Image.fromarray(values.astype(np.float32))
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(width, height) from the header.
+
+    Raises:
+        InputError: missing, no image, or larger than the limit (``common/limits.py``).
+    """
+    if containers.container_of(Path(path)) is not None:
+        return containers.size(Path(path))
+    with _opened(path) as image:
+        return image.size
 
 
 def read_image_rgb(path: str | os.PathLike) -> np.ndarray:
-    """uint8 [H, W, 3]; 16-bit grey images are scaled to their own range.
+    """uint8 [H, W, 3]; 16-bit grey images are scaled to their own range, DICOM is windowed.
 
     Raises:
-        InputError: missing, truncated or no image.
+        InputError: missing, truncated, no image, or larger than the limit.
     """
     image = _open(path)
     if image.mode.startswith(('I', 'F')):
-        grey = np.asarray(image, np.float64)
-        low, high = grey.min(), grey.max()
-        image = Image.fromarray(np.rint((grey - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+        image = Image.fromarray(stretch(np.asarray(image, np.float64)))
     return np.asarray(image.convert('RGB'))
+
+
+def _grey(path: str | os.PathLike) -> np.ndarray:
+    """Grey levels as they are in the file: bool, uint8 or wider [H, W]."""
+    image = _open(path)
+    if image.mode == '1' or image.mode.startswith(('I', 'F')):
+        return np.nan_to_num(np.asarray(image))
+    if image.mode == 'P':
+        # A palette image may store class indices with arbitrary colours: two indices are a mask whatever the colours.
+        index = np.asarray(image)
+        if index.max() <= 1:
+            return index
+        image = image.convert('RGB')
+    return np.asarray(image.convert('L'))
+
+
+def _scaled(grey: np.ndarray) -> np.ndarray:
+    top = grey.max()
+    if top <= 1:
+        return grey.astype(np.float32)
+    return grey.astype(np.float32) / (65535.0 if top > 255 else 255.0)
 
 
 def read_probability(path: str | os.PathLike) -> np.ndarray:
@@ -69,32 +164,53 @@ def read_probability(path: str | os.PathLike) -> np.ndarray:
     A file whose largest level is 1 is a 0/1 mask; 16-bit files are divided by 65535, all others by 255.
 
     Raises:
-        InputError: missing, truncated or no image.
+        InputError: missing, truncated, no image, or larger than the limit.
     """
-    image = _open(path)
-    if image.mode == '1':
-        return np.asarray(image, np.float32)
-    wide = image.mode.startswith(('I', 'F'))
-    grey = np.asarray(image if wide else image.convert('RGB').convert('L') if image.mode == 'P' else image.convert('L'),
-                      np.float32)
-    if image.mode == 'P':
-        # A palette image may store class indices with arbitrary colours: two indices are a mask whatever the colours.
-        index = np.asarray(image)
-        if index.max() <= 1:
-            grey = index.astype(np.float32)
-    top = grey.max()
-    if top <= 1:
-        return grey
-    return grey / (65535.0 if top > 255 else 255.0)
+    return _scaled(_grey(path))
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """bool [H, W]: grey level above one half of the range (0/1, 0/255 and 16-bit files alike).
+    """bool [H, W]. Of two levels of which one is 0 the other is vessel; of more, those above one half of the range.
 
     Raises:
-        InputError: missing, truncated or no image.
+        InputError: missing, truncated, no image, larger than the limit, or no mask: a picture, or numbered classes.
     """
-    return read_probability(path) > 0.5
+    grey = _grey(path)
+    if grey.dtype == np.bool_:
+        return grey
+    levels, counts = _levels(grey)
+    scaled = _scaled(grey)
+    if len(levels) == 2 and levels[0] == 0:
+        return grey > 0
+    if len(levels) <= 256 and levels[-1] <= _MOST_CLASSES and levels[-1] > 1 and (levels == np.rint(levels)).all():
+        raise InputError(f'{printable(path)}: holds levels {", ".join(f"{level:g}" for level in levels[:6])}'
+                         f'{", ..." if len(levels) > 6 else ""}, which number classes: a mask has 0, and 255 where there is vessel')
+    if len(levels) == 2 and scaled.max() <= 0.5:
+        raise InputError(f'{printable(path)}: holds levels {levels[0]:g} and {levels[1]:g}: which is vessel? Make it 255 and the other 0')
+    inside = (scaled > 0.06) & (scaled < 0.94)
+    if len(levels) > 2 and inside.mean() > 0.5:
+        raise InputError(f'{printable(path)}: is no mask: {inside.mean():.0%} of its pixels are neither dark nor bright. Are images '
+                         'and masks exchanged?')
+    return scaled > 0.5
+
+
+def _levels(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(levels, how many pixels have each)."""
+    if grey.dtype == np.uint8:
+        counts = np.bincount(grey.ravel(), minlength=256)
+        return np.flatnonzero(counts), counts[counts > 0]
+    return np.unique(grey, return_counts=True)
+
+
+def mask_levels(path: str | os.PathLike) -> dict[float, int]:
+    """Level -> number of pixels, for a report on a mask.
+
+    Raises:
+        InputError: missing, truncated, no image, or larger than the limit.
+    """
+    grey = _grey(path)
+    levels, counts = _levels(grey.astype(np.uint8) if grey.dtype == np.bool_ else grey)
+    return dict(zip(levels.tolist(), counts.tolist()))
 
 
 def is_binary(grey: np.ndarray) -> bool:
@@ -104,16 +220,12 @@ def is_binary(grey: np.ndarray) -> bool:
 
 def write_mask(path: str | os.PathLike, mask: np.ndarray) -> None:
     """Write a bool [H, W] mask as 8-bit PNG, 0 and 255; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # OpenCV encodes without holding the interpreter lock, so a pool of writers runs in parallel.
     _, content = cv2.imencode('.png', mask.astype(np.uint8) * 255)
-    handle, temporary = tempfile.mkstemp(suffix='.tmp', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(path, content.tobytes())
+
+
+def write_rgb(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write a uint8 [H, W, 3] image as PNG; the file appears whole or not at all."""
+    _, content = cv2.imencode('.png', image[..., ::-1])
+    write_bytes(path, content.tobytes())

@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorFast
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint.released import read_config, read_sam2_dims
+from sa2va_dpo.models.checkpoint import base_directory, read_config, read_sam2_dims
 from sa2va_dpo.models.mllm import family_of
 from .tokenizer import first_token_ids, load_tokenizer
 
@@ -222,7 +222,7 @@ class Sa2VAPreprocessor:
         Raises:
             InputError: no released layout, or a tokenizer without [SEG].
         """
-        directory = Path(checkpoint_dir)
+        directory = base_directory(checkpoint_dir)
         config = read_config(directory)
         images = _image_half(directory, config, image_settings)
         return cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],

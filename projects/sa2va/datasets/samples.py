@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Callable, Mapping
 
 import numpy as np
@@ -42,18 +40,6 @@ def digest_of_array(image: np.ndarray) -> str:
     return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def digest_of_file(path: str | os.PathLike) -> str:
-    """Of a file's content; read again only when its size or time changes."""
-    status = os.stat(path)
-    return _digest_of_file(os.fspath(path), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=1 << 20)
-def _digest_of_file(path: str, size: int, time_ns: int) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 class SampleMaker:
     """Makes the samples of a data set.
 
@@ -65,6 +51,13 @@ class SampleMaker:
     def __init__(self, pre: Sa2VAPreprocessor, cache: Mapping[str, str] | None = None) -> None:
         self.pre = pre
         self.stores = {kind: CacheStore(directory) for kind, directory in (cache or {}).items()}
+
+    def if_cached(self, view: View) -> dict | None:
+        """The sample of a view where every store holds its part of it, or can compute it; else None."""
+        key = view.key()
+        for store in self.stores.values():
+            store.ensure(key, view)
+        return self(view) if self.stores and all(key in store for store in self.stores.values()) else None
 
     def __call__(self, view: View) -> dict:
         """The sample of a view, for ``Sa2VAPreprocessor.collate``.

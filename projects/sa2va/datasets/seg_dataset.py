@@ -8,12 +8,15 @@ from typing import Iterator, Sequence
 import numpy as np
 import torch
 from mmengine.registry import DATASETS, FUNCTIONS
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
 from .annotations import read_segs, resolve
-from .ground_truth import match_ground_truth
+from .draws import rng_of
+from .field_of_view import find_field_of_view
+from .ground_truth import check_sizes, match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask
+from .names import GT_SUFFIXES, key
 from .preprocess import Sa2VAPreprocessor
 from .samples import SampleMaker, View, digest_of_array
 from .targets import flip, soft_target
@@ -27,61 +30,55 @@ def preprocessor_of(checkpoint: str) -> Sa2VAPreprocessor:
     return Sa2VAPreprocessor.from_pretrained(checkpoint)
 
 
-class Draws:
-    """Random numbers for augmentation that replay exactly when a resumed run skips the data it has seen.
-
-    One stream per (seed, worker, draw count): skipping an item advances the count as reading it does.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.count = seed, 0
-
-    def next(self) -> np.random.Generator:
-        worker = get_worker_info()
-        self.count += 1
-        return np.random.default_rng([self.seed, worker.id if worker else 0, self.count])
-
-
 @DATASETS.register_module()
 class AnnotatedMasks(Dataset):
-    """Images and ground truth listed in a ``val_annotations.json`` of a data root."""
+    """Images and ground truth listed in a ``val_annotations.json`` of a data root.
+
+    Raises:
+        InputError: the file or one of its records is bad, or a mask has another size than its image.
+    """
 
     def __init__(self, data_root: str, ann_file: str = 'val_annotations.json') -> None:
         self.data_root = Path(data_root)
         self.records = read_segs(self.data_root / ann_file, self.data_root)
+        check_sizes([(resolve(self.data_root, record.image), resolve(self.data_root, record.mask)) for record in self.records])
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
         record = self.records[index]
-        return dict(image=read_image_rgb(resolve(self.data_root, record.image)),
+        item = dict(image=read_image_rgb(resolve(self.data_root, record.image)),
                     mask=read_mask(resolve(self.data_root, record.mask)),
                     prompt=record.prompt, image_id=Path(record.image).stem)
+        if record.field_of_view is not None:
+            item['field_of_view'] = read_mask(resolve(self.data_root, record.field_of_view))
+        return item
 
 
 @DATASETS.register_module()
 class FolderMasks(Dataset):
-    """Images of a folder and their ground truth of the same stem (see ``datasets/ground_truth.py``).
+    """Images of a folder with their ground truth and, where there are, fields of view (see ``datasets/names.py``).
 
     Args:
-        images_dir, gt_dir: folders.
+        images_dir, gt_dir: folders, which may be the same one; ``gt_dir`` may be a JSON file of outlines.
         prompt: one prompt for all images.
         stems: keep only images with these stems (a split); ``None`` keeps all.
 
     Raises:
-        InputError: a folder is missing, or no image has ground truth.
+        InputError: a folder is missing, no image has ground truth, or a mask has another size than its image.
     """
 
     def __init__(self, images_dir: str, gt_dir: str, prompt: str = DEFAULT_PROMPT,
                  stems: Sequence[str] | None = None) -> None:
         matched, self.missing = match_ground_truth(list_images(Path(images_dir)), Path(gt_dir))
         if stems is not None:
-            wanted = set(stems)
-            matched = [(image, gt) for image, gt in matched if image.stem in wanted]
+            wanted = set(map(key, stems))
+            matched = [(image, gt) for image, gt in matched if key(image.stem) in wanted]
         if not matched:
             raise InputError(f'{images_dir}: no image has ground truth of the same stem in {gt_dir}: '
-                             'check the two folders (suffixes _mask, _gt, _manual1, _1stHO are understood)')
+                             f'check the two folders (suffixes {", ".join(GT_SUFFIXES)} are understood)')
+        check_sizes(matched)
         self.matched, self.prompt = matched, prompt
 
     def __len__(self) -> int:
@@ -89,7 +86,11 @@ class FolderMasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image, gt = self.matched[index]
-        return dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem)
+        item = dict(image=read_image_rgb(image), mask=read_mask(gt), prompt=self.prompt, image_id=image.stem)
+        field_of_view = find_field_of_view(image, gt)
+        if field_of_view is not None:
+            item['field_of_view'] = read_mask(field_of_view)
+        return item
 
 
 @DATASETS.register_module()
@@ -98,13 +99,13 @@ class VesselSegDataset(Dataset):
 
     Args:
         source: config of a data set yielding dicts with ``image`` (uint8 H x W x 3), ``mask`` (H x W, nonzero is
-            vessel), ``prompt`` and ``image_id``.
+            vessel), ``prompt``, ``image_id`` and, where pixels are left out of the scores, ``field_of_view`` (bool H x W).
         preprocessor: checkpoint directory whose tokenizer and image sizes are used.
         training: adds ``target`` (soft mask, uint8 [S, S]) in place of the full-size ground truth.
         score_size: S; ``None`` is the SAM2 input size.
         flip_prob: probability of a horizontal and, independently, of a vertical flip (training only).
         brightness: training only; largest relative change of gain and gamma, 0 switches it off.
-        seed: of the augmentation.
+        seed: of the augmentation, which is a function of it and of the draw (``datasets/draws.py``).
         cache: kind -> folder of results that need not be computed (docs/speed.md); not for training.
 
     Raises:
@@ -121,7 +122,7 @@ class VesselSegDataset(Dataset):
         self.training = training
         self.score_size = score_size or self.pre.sam_size
         self.flip_prob, self.brightness = flip_prob, brightness
-        self.draws = Draws(seed)
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
@@ -139,8 +140,9 @@ class VesselSegDataset(Dataset):
         image, mask = item['image'], np.asarray(item['mask']) > 0
         if not self.training:
             view = View(lambda: digest_of_array(image), lambda: image, item['prompt'])
-            return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image)
-        rng = self.draws.next()
+            return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image,
+                        field_of_view=item.get('field_of_view'))
+        rng = rng_of(self.seed, index)
         image = jitter(image, self.brightness, rng)
         horizontal, vertical = rng.random(2) < self.flip_prob
         image, mask = flip(image, horizontal, vertical), flip(mask, horizontal, vertical)
@@ -160,7 +162,7 @@ def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 
 @FUNCTIONS.register_module()
 def vessel_seg_collate(items: list[dict], preprocessor: str) -> dict:
-    """A batch for ``Sa2VASegModel.forward``: policy inputs plus targets or ground truth.
+    """A batch for ``Sa2VARunModel.forward``: policy inputs plus targets or ground truth.
 
     Args:
         items: of a ``VesselSegDataset``.
@@ -170,6 +172,8 @@ def vessel_seg_collate(items: list[dict], preprocessor: str) -> dict:
     if 'target' in items[0]:
         data['target'] = torch.from_numpy(np.stack([item['target'] for item in items]))
     else:
-        for key in ('gt_mask', 'image_id', 'image'):
-            data[key] = [item[key] for item in items]
+        for name in ('gt_mask', 'image_id', 'image'):
+            data[name] = [item[name] for item in items]
+        if any(item.get('field_of_view') is not None for item in items):
+            data['field_of_view'] = [item.get('field_of_view') for item in items]
     return data

@@ -1,13 +1,13 @@
 """The tokenizer of a checkpoint directory, without running any code from it."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Mapping
 
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json
 
 
 def load_tokenizer(directory: Path, config: Mapping):
@@ -17,12 +17,10 @@ def load_tokenizer(directory: Path, config: Mapping):
         InputError: missing or unreadable tokenizer files.
     """
     path = directory / 'tokenizer_config.json'
-    try:
-        name = json.loads(path.read_text(encoding='utf-8')).get('tokenizer_class', '')
-    except FileNotFoundError:
-        raise InputError(f'{path}: missing; copy the tokenizer files of the checkpoint along') from None
-    except ValueError as error:
-        raise InputError(f'{path}: not readable as JSON ({error}); download it again') from None
+    name = read_json(path, 'download it again', 'copy the tokenizer files of the checkpoint along', kind=dict).get(
+        'tokenizer_class') or ''
+    if not isinstance(name, str):
+        raise InputError(f'{path}: tokenizer_class is {name!r}, must be text: download it again')
     settings = {}
     if name.startswith('Qwen2Tokenizer'):
         has_fast = (directory / 'tokenizer.json').is_file() or (directory / 'vocab.json').is_file()

@@ -4,8 +4,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache
@@ -20,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import make_directory, new_directory, write_bytes
 from .demo import DEFAULT_SHIFT, DemoShift
 from .draw import VERSION, DrawnSample, check_style, draw
 
@@ -141,26 +140,18 @@ class DrawnVesselDataset(Dataset):
         if folder.is_dir():
             return folder
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            building = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', suffix='.tmp', dir=root))
-        except OSError as error:
-            raise InputError(f'{root}: cache_dir cannot be written ({error.strerror}); choose another folder') from None
-        try:
-            n, s = self.length, self.size
-            images = np.lib.format.open_memmap(building / 'images.npy', 'w+', np.uint8, (n, s, s, 3))
-            masks = np.lib.format.open_memmap(building / 'masks.npy', 'w+', np.uint8, (n, s, s))
-            for i, sample in enumerate(draw_many([self.job(i) for i in range(n)], 'drawing', workers)):
-                images[i], masks[i] = sample.image, sample.mask
-            images.flush()
-            masks.flush()
-            try:
-                os.replace(building, folder)
-            except OSError:
-                # Another process finished the same cache first; its content is the same.
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            with new_directory(folder) as building:
+                n, s = self.length, self.size
+                images = np.lib.format.open_memmap(building / 'images.npy', 'w+', np.uint8, (n, s, s, 3))
+                masks = np.lib.format.open_memmap(building / 'masks.npy', 'w+', np.uint8, (n, s, s))
+                for i, sample in enumerate(draw_many([self.job(i) for i in range(n)], 'drawing', workers)):
+                    images[i], masks[i] = sample.image, sample.mask
+                images.flush()
+                masks.flush()
+        except InputError:
+            # Another process finished the same cache first; its content is the same.
+            if not folder.is_dir():
+                raise
         return folder
 
     def _mapped(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,11 +185,8 @@ def write_dataset(out_dir: str | Path, style: str, seed: int, n: int, size: int 
     if fmt not in ('png', 'jpg', 'tif', 'bmp'):
         raise InputError(f'write_dataset: fmt is {fmt!r}; choose png, jpg, tif or bmp')
     out = Path(out_dir)
-    try:
-        (out / 'images').mkdir(parents=True, exist_ok=True)
-        (out / 'masks').mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'{out}: cannot be written ({error.strerror}); choose another folder') from None
+    make_directory(out / 'images')
+    make_directory(out / 'masks')
     jobs = [(style, i, seed, size, label_dilation_px, shift) for i in range(n)]
     written = []
     for i, sample in enumerate(draw_many(jobs, f'drawing {style}', workers)):
@@ -214,6 +202,4 @@ def _write_image(path: Path, image: np.ndarray) -> None:
     ok, code = cv2.imencode(path.suffix, image)
     if not ok:
         raise InputError(f'{path}: could not be encoded; choose another fmt')
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_bytes(code.tobytes())
-    os.replace(temporary, path)
+    write_bytes(path, code.tobytes())

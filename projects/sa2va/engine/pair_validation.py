@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
-from sa2va_dpo.models.losses.objective import combined_loss
+from sa2va_dpo.models.losses import combined_loss
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from .hooks import HISTORY_FILE
@@ -39,7 +39,7 @@ class PairValidationHook(Hook):
       (share of pixels with ``|z| > 10``), mean over the validation images;
     * ``reference/dice`` and the others of ``REFERENCE_METRICS``: the frozen reference, that is the validated start.
 
-    One forward pass of the policy an image scores all its pairs. The reference's logits never change and are kept
+    One forward pass of the policy an image scores all its pairs. The reference's logits are kept until it is reset
     (float32, at the decoder's resolution, in host memory). Processes share the images.
 
     Args:
@@ -54,27 +54,34 @@ class PairValidationHook(Hook):
         self.dataset: DPOVesselDataset | None = None
         self.start: dict[str, float] | None = None
         self._reference: dict[int, torch.Tensor] = {}
+        self._version: int | None = None
 
     def before_train(self, runner) -> None:
         model, train = bare_model(runner.model), runner.train_loop.dataloader.dataset
         history = Path(runner.work_dir) / HISTORY_FILE
         if runner.iter > 0 and history.is_file():
             self.start = json.loads(history.read_text(encoding='utf-8'))[0]
-        if not isinstance(model, Sa2VADPOModel) or not isinstance(train, DPOVesselDataset):
+        if not isinstance(model, Sa2VADPOModel) or not hasattr(train, 'validation_pairs'):
             return
         self.dataset = train.validation_pairs(self.ann_file)
         if self.dataset is None:
             runner.logger.info(f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
                                'watches the training pairs (the generator writes them with --val_fraction above 0)')
 
+    def reference_changed(self, runner) -> None:
+        """Another reference from here on: what is kept of the former one goes (``engine/rounds.py``)."""
+        self._reference.clear()
+
     def after_val_epoch(self, runner, metrics=None) -> None:
         if metrics is None:
             return
         model = bare_model(runner.model)
+        # Not so where the run was given trained tensors (load_from): its start is not the reference.
+        at_start = runner.iter == 0 and isinstance(model, Sa2VADPOModel) and model.policy_is_reference()
         if self.dataset is not None:
-            metrics.update({f'pairs/{name}': value for name, value in self.measure(model, runner.iter == 0).items()})
+            metrics.update({f'pairs/{name}': value for name, value in self.measure(model, at_start).items()})
         if isinstance(model, Sa2VADPOModel) and model.preference.use_reference:
-            if runner.iter == 0:
+            if at_start:
                 self.start = dict(metrics)
             for name in REFERENCE_METRICS:
                 if self.start is not None and name in self.start:
@@ -82,7 +89,14 @@ class PairValidationHook(Hook):
 
     @torch.no_grad()
     def measure(self, model: Sa2VADPOModel, at_start: bool) -> dict[str, float]:
-        """The pair metrics of the policy as it is now; the same on every process."""
+        """The pair metrics of the policy as it is now; the same on every process.
+
+        Args:
+            at_start: policy and reference are one, so one forward pass serves both.
+        """
+        if self._version != model.reference_version:
+            self._version = model.reference_version
+            self._reference.clear()
         training, device = model.training, next(model.parameters()).device
         model.eval()
         names = [name for name in PAIR_METRICS if name != 'drift_outside' or model.preference.use_reference]
@@ -93,7 +107,6 @@ class PairValidationHook(Hook):
             reference = None
             if model.preference.use_reference:
                 if index not in self._reference:
-                    # At the start policy and reference are one.
                     first = low_res if at_start else model.reference_low_res(data['batch'])
                     self._reference[index] = first.cpu()
                 reference = upsample_logits(self._reference[index].to(device), model.score_size)

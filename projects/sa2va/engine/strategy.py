@@ -1,50 +1,41 @@
 """Fit a run's config to the machine: DeepSpeed where there is a GPU, mmengine's plain strategies where there is none."""
 from __future__ import annotations
 
-import os
-import socket
 
 import torch
 from mmengine.config import Config
 
 from sa2va_dpo.common.errors import InputError
-
-
-def prepare_process_group_env() -> None:
-    """Set the variables that a launcher would set, for a run of one process without one.
-
-    DeepSpeed looks for them and, where they are missing, wants MPI.
-    """
-    if 'RANK' in os.environ:
-        return
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+from sa2va_dpo.common.optional import extra
+from sa2va_dpo.common.processes import local_rank, prepare_process_group_env, world_size
+from sa2va_dpo.models.checkpoint import is_released_size
 
 
 def fit_to_machine(cfg: Config) -> str:
     """Change ``cfg`` in place so that it runs here; returns one line that says what was chosen.
 
-    With a GPU the config's strategy runs as written. Without one, DeepSpeedStrategy is replaced by mmengine's
+    With a GPU the config's strategy runs as written; weights of released size go straight to it as they are read. Without one, DeepSpeedStrategy is replaced by mmengine's
     SingleDeviceStrategy (or DDPStrategy over gloo under a launcher) in float32, keeping gradient clipping and
     accumulation. ``deepspeed_on_cpu=True`` keeps DeepSpeed over gloo, which the tests use.
 
     Raises:
-        InputError: a launcher asks for more processes than there are GPUs.
+        InputError: a launcher asks for more processes than there are GPUs, or DeepSpeed is asked for and not installed.
     """
     strategy = cfg.get('strategy', dict(type='SingleDeviceStrategy'))
     deepspeed = strategy['type'] == 'DeepSpeedStrategy'
     distributed = cfg.get('launcher', 'none') != 'none'
     gpus = torch.cuda.device_count()
-    if gpus and distributed and int(os.environ.get('LOCAL_RANK', 0)) >= gpus:
-        raise InputError(f'--nproc_per_node: local rank {os.environ["LOCAL_RANK"]} has no GPU, '
+    if gpus and distributed and local_rank() >= gpus:
+        raise InputError(f'--nproc_per_node: local rank {local_rank()} has no GPU, '
                          f'this machine has {gpus}: start at most {gpus} processes')
+    if gpus:
+        _stream_to_gpu(cfg, bf16=deepspeed and strategy.get('bf16', {}).get('enabled', False))
     if deepspeed and (gpus or cfg.get('deepspeed_on_cpu')):
-        prepare_process_group_env()
-        if not gpus:
+        with extra('train', 'strategy.type DeepSpeedStrategy'):
             import deepspeed as ds
 
+        prepare_process_group_env()
+        if not gpus:
             _skip_shared_memory_op()
             # mmengine would call torch.cuda.set_device; with a group already there it leaves that step out.
             ds.init_distributed(dist_backend='gloo', auto_mpi_discovery=False)
@@ -69,7 +60,17 @@ def fit_to_machine(cfg: Config) -> str:
     # Parts that a mask does not depend on (other hypotheses' heads) get no gradient. mmengine would name a CUDA device.
     cfg.strategy = dict(type='DDPStrategy', model_wrapper=dict(
         type='MMDistributedDataParallel', find_unused_parameters=True, device_ids=None))
-    return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {os.environ["WORLD_SIZE"]} processes'
+    return f'no GPU here: DDPStrategy over gloo in float32 on CPU, {world_size()} processes'
+
+
+def _stream_to_gpu(cfg: Config, bf16: bool) -> None:
+    """Let every process read weights of released size onto its own GPU, in bfloat16 where DeepSpeed would cast them to it
+    anyway: otherwise each holds the whole model in float32 in host memory first."""
+    model = cfg.get('model') or {}
+    if 'checkpoint' in model and is_released_size(model['checkpoint']):
+        model.setdefault('device', f'cuda:{local_rank()}')
+        if bf16:
+            model.setdefault('dtype', 'bfloat16')
 
 
 def _skip_shared_memory_op() -> None:

@@ -5,13 +5,13 @@ import csv
 import io
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Mapping, Sequence
 
 import cv2
 import numpy as np
 
+from sa2va_dpo.common.files import write_bytes, write_json
 from .bootstrap import bootstrap_ci
 
 METRICS_FILE = 'metrics.json'
@@ -44,8 +44,10 @@ def summarise(rows: Sequence[Mapping], *, n_resamples: int = 2000, seed: int = 0
 
 
 def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resamples: int = 2000, seed: int = 0,
-                 level: float = 0.95) -> dict:
+                 level: float = 0.95, fields_of_view: int = 0) -> dict:
     """Write ``metrics.json`` (what :func:`summarise` returns) and ``per_image.csv`` into ``out_dir``.
+
+    ``fields_of_view``: of how many images only the pixels inside the camera's field were scored.
 
     Both are computed before either is written, and each replaces its predecessor in one step.
 
@@ -56,7 +58,7 @@ def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resam
         ValueError: as :func:`summarise`.
         OSError: the directory cannot be written.
     """
-    summary = summarise(rows, n_resamples=n_resamples, seed=seed, level=level)
+    summary = dict(summarise(rows, n_resamples=n_resamples, seed=seed, level=level), fields_of_view=fields_of_view)
     names = _metric_names(rows)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
@@ -65,14 +67,16 @@ def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resam
 
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(out_dir / PER_IMAGE_FILE, table.getvalue().encode('utf-8'))
-    write_atomically(out_dir / METRICS_FILE, (json.dumps(summary, indent=2, allow_nan=False) + '\n').encode('utf-8'))
+    write_bytes(out_dir / PER_IMAGE_FILE, table.getvalue().encode('utf-8'))
+    write_json(out_dir / METRICS_FILE, summary, indent=2)
     return summary
 
 
 def format_summary(summary: Mapping) -> str:
     """The summary as lines of text, one metric a line: name, mean, interval."""
     lines = [f"{summary['n_images']} images, mean [{summary['level']:.0%} bootstrap interval]"]
+    if summary.get('fields_of_view'):
+        lines.append(f"scored inside the camera's field of view: {summary['fields_of_view']} of {summary['n_images']} images")
     width = max(map(len, summary['metrics']))
     for name, value in summary['metrics'].items():
         lines.append(f"{name:<{width}}  {value['mean']:8.4f}  [{value['ci_low']:.4f}, {value['ci_high']:.4f}]")
@@ -91,23 +95,7 @@ def write_png(path: str | os.PathLike, rgb: np.ndarray) -> None:
     if rgb.dtype != np.uint8 or not (rgb.ndim == 2 or (rgb.ndim == 3 and rgb.shape[2] == 3)):
         raise ValueError(f'a picture must be uint8 [H, W, 3] or [H, W], not {rgb.dtype} {rgb.shape}')
     encoded = cv2.imencode('.png', rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, encoded.tobytes())
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    # A short name of its own: with the target's name in it, a long target could exceed the limit of a file name.
-    temporary = path.with_name(f'.{os.getpid()}-{secrets.token_hex(6)}.tmp')
-    try:
-        with open(temporary, 'xb') as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes(path, encoded.tobytes())
 
 
 def _metric_names(rows: Sequence[Mapping]) -> list[str]:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -15,6 +15,9 @@ from PIL import Image
 from .overlay import overlay
 from .report import write_png, write_report
 from .scores import METRIC_NAMES, score_mask
+
+
+_FIELD = 'field_of_view'
 
 
 @METRICS.register_module()
@@ -60,23 +63,24 @@ class VesselSegMetric(BaseMetric):
         Args:
             data_batch: not used.
             data_samples: dicts with ``pred_mask`` and ``gt_mask`` (bool [H, W], numpy or torch), ``image_id`` (str)
-                and, for overlays, ``image`` (path, or uint8 [H, W, 3] RGB array).
+                and, for overlays, ``image`` (path, or uint8 [H, W, 3] RGB array). With ``field_of_view`` (bool [H, W], True
+                inside) only the pixels inside are scored.
 
         Raises:
             ValueError: a sample without one of these or with masks that do not fit, naming the image.
         """
         for sample in data_samples:
-            if sample.get('image_id') is None:
-                raise ValueError('a data sample has no image_id')
-            image_id = str(sample['image_id'])
+            self.add(sample, score_sample(sample))
+
+    def add(self, sample: dict, scores: dict[str, float]) -> None:
+        """Take in one image that is scored already (:func:`score_sample`), and write its overlay."""
+        image_id = str(sample['image_id'])
+        if self.overlays:
             try:
-                pred, target = (_as_mask(sample, key) for key in ('pred_mask', 'gt_mask'))
-                scores = score_mask(pred, target)
-                if self.overlays:
-                    self._write_overlay(sample, image_id, pred, target, scores)
+                self._write_overlay(sample, image_id, _as_mask(sample, 'pred_mask'), _as_mask(sample, 'gt_mask'), scores)
             except ValueError as error:
                 raise ValueError(f'{image_id}: {error}') from None
-            self.results.append(dict(image_id=image_id, **scores))
+        self.results.append(dict(image_id=image_id, **scores, **({_FIELD: True} if sample.get(_FIELD) is not None else {})))
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Means over images of all metrics.
@@ -86,9 +90,11 @@ class VesselSegMetric(BaseMetric):
         """
         if not results:
             raise ValueError('no images were evaluated: there is nothing to report')
-        self.per_image = list(results)
+        fields = sum(row.get(_FIELD, False) for row in results)
+        self.per_image = [{name: value for name, value in row.items() if name != _FIELD} for row in results]
         if self.out_dir is not None:
-            self.summary = write_report(self.out_dir, results, n_resamples=self.n_resamples, seed=self.seed)
+            self.summary = write_report(self.out_dir, self.per_image, n_resamples=self.n_resamples, seed=self.seed,
+                                        fields_of_view=fields)
         return {name: float(np.mean([row[name] for row in results])) for name in METRIC_NAMES}
 
     def _write_overlay(self, sample: dict, image_id: str, pred: np.ndarray, target: np.ndarray, scores: dict) -> None:
@@ -100,6 +106,25 @@ class VesselSegMetric(BaseMetric):
                 image = np.array(file.convert('RGB'))
         picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
         write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
+
+
+def score_sample(sample: dict, score: Callable[..., dict[str, float]] = score_mask) -> dict[str, float]:
+    """The scores of one predicted sample (see ``VesselSegMetric.process`` for its fields).
+
+    Args:
+        score: (predicted, true bool [H, W]) -> metric name -> value; ``field_of_view`` is passed on by name where the sample
+            has one.
+
+    Raises:
+        ValueError: a field is missing or the masks do not fit; names the image.
+    """
+    if sample.get('image_id') is None:
+        raise ValueError('a data sample has no image_id')
+    try:
+        field = {} if sample.get(_FIELD) is None else {_FIELD: _as_mask(sample, _FIELD)}
+        return score(_as_mask(sample, 'pred_mask'), _as_mask(sample, 'gt_mask'), **field)
+    except ValueError as error:
+        raise ValueError(f"{sample['image_id']}: {error}") from None
 
 
 def _as_mask(sample: dict, key: str) -> np.ndarray:

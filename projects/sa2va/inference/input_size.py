@@ -1,16 +1,16 @@
 """Which SAM2 input size suits the images: measured on training images, before anything is trained."""
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
-import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
-from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.counts import confusion_counts, dice
-from sa2va_dpo.models.checkpoint.released import copy_with_sam_size, read_sam2_dims
-from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.evaluation.scores import within
+from sa2va_dpo.models.checkpoint import copy_with_sam_size, read_sam2_dims
+from .scoring import images_of, load_for_inference, predict_and_score
 
 # Times the checkpoint's own size; the bundled one (640 px) may be tried at 512, 768 and 1024 px.
 FACTORS = (0.8, 1.2, 1.6)
@@ -19,18 +19,15 @@ MARGIN = 0.02
 MAX_IMAGES = 16
 
 
-@torch.no_grad()
 def mean_dice(checkpoint: str | Path, source: Dataset, device: str) -> float:
     """Mean Dice of a checkpoint over a source of images with masks (see ``VesselSegDataset``)."""
-    # What is trainable does not matter here, but something has to be.
-    model = Sa2VASegModel(str(checkpoint), trainable=dict(projector='full')).to(device).eval()
-    dataset = VesselSegDataset(source, str(checkpoint))
-    total = 0.0
-    for index in range(len(dataset)):
-        data = model.data_preprocessor(vessel_seg_collate([dataset[index]], str(checkpoint)), False)
-        [sample] = model(**data, mode='predict')
-        total += dice(confusion_counts(sample['pred_mask'], sample['gt_mask']))
-    return total / len(dataset)
+    model = load_for_inference(checkpoint, device)
+    scored = predict_and_score(model, images_of(source, checkpoint), score=_dice)
+    return math.fsum(scores['dice'] for _, scores in scored) / len(source)
+
+
+def _dice(predicted, true, field_of_view=None) -> dict[str, float]:
+    return dict(dice=dice(confusion_counts(*within(predicted, true, field_of_view))))
 
 
 def sizes_around(own: int) -> tuple[list[int], list[int]]:
@@ -48,7 +45,7 @@ def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[
         source: training images with masks; at most ``MAX_IMAGES``, evenly spread, are looked at.
     """
     step = max(1, -(-len(source) // MAX_IMAGES))
-    some = torch.utils.data.Subset(source, range(0, len(source), step))
+    some = Subset(source, range(0, len(source), step))
     own = read_sam2_dims(checkpoint)['image_size']
     found = {own: mean_dice(checkpoint, some, device)}
     with tempfile.TemporaryDirectory() as folder:

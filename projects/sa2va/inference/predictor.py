@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.preprocess import DEFAULT_ANSWER, Sa2VAPreprocessor
 from sa2va_dpo.models.generate import generate
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import base_directory, default_dtype, load_checkpoint
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, upsample_logits
 
 
@@ -45,20 +46,23 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, checkpoint_dir: str | os.PathLike, dtype: torch.dtype | None = None,
-                        device: str | torch.device | None = None) -> 'Predictor':
-        """Load a directory in the released layout.
+                        device: str | torch.device | None = None,
+                        base: str | os.PathLike | None = None) -> 'Predictor':
+        """Load a directory in the released layout, or an adapter.
 
         Args:
-            dtype: of the weights; default bfloat16 on a GPU, float32 on the CPU.
+            dtype: of the weights; default bfloat16 for released sizes on a GPU, else float32.
             device: default the GPU when there is one.
+            base: the checkpoint of an adapter, where it is not at the recorded path.
 
         Raises:
             InputError: the directory cannot be used; the message says why.
         """
-        device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        dtype = dtype or (torch.bfloat16 if device.type == 'cuda' else torch.float32)
-        preprocessor = Sa2VAPreprocessor.from_pretrained(checkpoint_dir)
-        return cls(load_checkpoint(checkpoint_dir, dtype=dtype, device=device), preprocessor)
+        device = torch.device(pick_device(str(device) if device is not None else None, 'device'))
+        directory = base_directory(checkpoint_dir, base)
+        dtype = dtype or default_dtype(directory, device)
+        preprocessor = Sa2VAPreprocessor.from_pretrained(directory)
+        return cls(load_checkpoint(checkpoint_dir, dtype=dtype, device=device, base=base), preprocessor)
 
     @torch.no_grad()
     def predict(self, image: Image.Image | np.ndarray, prompt: str, answer: str = DEFAULT_ANSWER, *,

@@ -1,44 +1,87 @@
-"""Score a model's masks on a data set: the one evaluation of ``tools/test.py`` and of the main job."""
+"""The one loop that predicts masks and scores them: ``tools/test.py``, the main job, the choice of the input size, the study.
+
+Validation inside training goes through mmengine's runner (several processes, padded samplers); what it shares is the
+model's ``predict`` and :func:`sa2va_dpo.evaluation.vessel_metric.score_sample`.
+"""
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Callable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from sa2va_dpo.datasets.seg_dataset import vessel_seg_collate
-from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
-from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
+from sa2va_dpo.evaluation.scores import score_mask
+from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric, score_sample
+from sa2va_dpo.models.run_model import Sa2VARunModel
+
+Score = Callable[..., dict[str, float]]
 
 
-def pick_device(name: str | None) -> str:
-    """``name``, or CUDA where there is one; raises InputError for a device that is not here."""
-    if name is None:
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name.startswith('cuda') and not torch.cuda.is_available():
-        raise InputError(f'--device {name}: no GPU is visible here: use --device cpu')
-    return name
+def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2VARunModel:
+    """A checkpoint directory as a model that predicts, in eval mode, on ``device`` (default: a GPU where there is one)."""
+    device = pick_device(device)
+    return Sa2VARunModel(str(checkpoint), device=device).to(device).eval()
 
 
-def evaluate_model(model: Sa2VASegModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
-                   overlays: bool = True) -> dict:
+def images_of(source: dict | Dataset, checkpoint: str | Path) -> VesselSegDataset:
+    """A source of images with masks as the model's inputs; ``source`` as in ``VesselSegDataset``."""
+    return VesselSegDataset(source, str(checkpoint))
+
+
+@torch.no_grad()
+def predict_and_score(model: Sa2VARunModel, dataset: Dataset, batch_size: int = 1, score: Score = score_mask,
+                      desc: str | None = None, collate: Callable[[list], dict] | None = None) -> Iterator[tuple[dict, dict]]:
+    """Predict the masks of a data set and score each, in the order of the data set.
+
+    Args:
+        model: predicts on the device where its parameters are; in eval mode while the loop runs, then as it was.
+        dataset: items for ``collate``, such as a ``VesselSegDataset`` with ``training=False``.
+        batch_size: images per forward pass; they may differ in size.
+        score: (predicted, true bool [H, W]) -> metric name -> value.
+        desc: name of a progress bar; ``None`` shows none.
+        collate: items -> batch; ``None`` is ``vessel_seg_collate`` with the model's own preprocessor.
+
+    Yields:
+        (sample, scores): ``sample`` has ``pred_mask`` and ``gt_mask`` (bool [H, W]), ``image_id``, and ``image`` where the
+        data set gives it.
+
+    Raises:
+        ValueError: a prediction that does not fit its ground truth; names the image.
+    """
+    loader = DataLoader(dataset, batch_size=batch_size,
+                        collate_fn=collate or partial(vessel_seg_collate, preprocessor=model.checkpoint))
+    training = model.training
+    model.eval()
+    try:
+        with tqdm(total=len(dataset), desc=desc, unit='image', disable=desc is None) as bar:
+            for data in loader:
+                for sample in model.test_step(data):
+                    yield sample, score_sample(sample, score)
+                    bar.update()
+    finally:
+        model.train(training)
+
+
+def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
+                   overlays: bool = True, batch_size: int = 1) -> dict:
     """Predict every image, write ``metrics.json``, ``per_image.csv`` and ``overlays/*.png`` into ``out_dir``.
 
     Args:
-        model: moved to ``device`` and set to eval mode.
+        model: moved to ``device``.
         dataset: a ``VesselSegDataset`` with ``training=False``.
         seed: of the bootstrap.
         overlays: write a picture of every image.
+        batch_size: images per forward pass.
 
     Returns:
         Metric name -> mean over images (float), and ``n_images`` (int).
     """
-    model = model.to(device).eval()
     metric = VesselSegMetric(out_dir=str(out_dir), overlays=overlays, seed=seed)
-    loader = DataLoader(dataset, batch_size=1, collate_fn=partial(vessel_seg_collate, preprocessor=model.checkpoint))
-    for data in tqdm(loader, desc='test', unit='image'):
-        metric.process(None, model.test_step(data))
+    for sample, scores in predict_and_score(model.to(device), dataset, batch_size, desc='test'):
+        metric.add(sample, scores)
     return dict(metric.evaluate(len(dataset)), n_images=len(dataset))

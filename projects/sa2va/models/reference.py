@@ -1,17 +1,21 @@
-"""The frozen reference policy of DPO: the policy exactly as it was before training.
+"""The frozen reference policy of DPO: the policy exactly as it was before training, or at the start of a round.
 
 DPO: Rafailov et al., "Direct Preference Optimization", arXiv 2305.18290.
 """
 from __future__ import annotations
 
 import copy
+import hashlib
+from contextlib import nullcontext
+from typing import Mapping
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from .trainable import adapters_disabled
+from .trainable import adapters_disabled, lora_layers
 
+REFERENCES = ('none', 'initial', 'copy', 'stored')
 _SNAPSHOT = 'snapshot_'
 
 
@@ -20,34 +24,92 @@ class InitialPolicyReference(nn.Module):
 
     Switching adapters off is not enough when a part is trained fully (projector, mask decoder): those tensors
     are copied here at construction. The copies are non-persistent buffers, so they follow the model's device and
-    dtype but never enter a checkpoint.
+    dtype but never enter a checkpoint by themselves: :meth:`state_dict_of_reference` hands them out.
+
+    After :meth:`reset` the reference is the policy of that moment: snapshots of every trainable tensor, LoRA factors
+    among them, and adapters left on.
 
     Args:
         policy: the ``Sa2VAModel`` after :func:`set_trainable` and before the first optimiser step.
+
+    Attributes:
+        version: counts resets and loads, for callers that keep the reference's logits.
     """
 
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
         self._names: list[str] = []
-        for name, parameter in policy.named_parameters():
-            if parameter.requires_grad and 'lora_' not in name:
-                self.register_buffer(_SNAPSHOT + str(len(self._names)), parameter.detach().clone(), persistent=False)
-                self._names.append(name)
+        self.version = 0
+        self._take({name: p for name, p in _trainable(policy).items() if 'lora_' not in name})
+
+    def _take(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for i in range(len(self._names)):
+            delattr(self, _SNAPSHOT + str(i))
+        self._names = list(tensors)
+        for i, tensor in enumerate(tensors.values()):
+            self.register_buffer(_SNAPSHOT + str(i), tensor.detach().clone(), persistent=False)
+
+    def _snapshot(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, _SNAPSHOT + str(i)) for i, name in enumerate(self._names)}
+
+    @property
+    def adapters_on(self) -> bool:
+        """Whether the adapters belong to the reference (after a reset) or are off in it."""
+        return any('lora_' in name for name in self._names)
 
     @torch.no_grad()
     def forward(self, policy: nn.Module, batch: dict):
-        """What ``policy(batch)`` returned before training; no gradient, dropout off."""
+        """What ``policy(batch)`` returned before training, or at the last reset; no gradient, dropout off."""
         live = dict(policy.named_parameters())
         # DeepSpeed casts parameters to bf16 but leaves buffers in float32; the layers need one dtype.
-        snapshot = {name: getattr(self, _SNAPSHOT + str(i)).to(live[name].dtype) for i, name in enumerate(self._names)}
+        snapshot = {name: tensor.to(live[name].dtype) for name, tensor in self._snapshot().items()}
         was_training = [module for module in policy.modules() if module.training]
         policy.eval()
         try:
-            with adapters_disabled(policy):
+            with nullcontext() if self.adapters_on else adapters_disabled(policy):
                 return functional_call(policy, snapshot, (batch,))
         finally:
             for module in was_training:
                 module.training = True
+
+    def reset(self, policy: nn.Module) -> None:
+        """From now on the reference is the policy as it is now."""
+        self._take(_trainable(policy))
+        self.version += 1
+
+    @torch.no_grad()
+    def equals(self, policy: nn.Module) -> bool:
+        """Whether the policy, with dropout off, is the reference: every trained tensor equals its snapshot, and
+        adapters that are off in the reference add nothing (their B factors are zero)."""
+        live = dict(policy.named_parameters())
+        if not all(torch.equal(tensor.to(live[name]), live[name]) for name, tensor in self._snapshot().items()):
+            return False
+        return self.adapters_on or not any(layer.lora_B[adapter].weight.any()
+                                           for _, layer in lora_layers(policy) for adapter in layer.active_adapters)
+
+    def state_dict_of_reference(self) -> dict[str, torch.Tensor]:
+        """The snapshots by parameter name of the policy, on the CPU: plain tensors, for a file beside a checkpoint."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._snapshot().items()}
+
+    def load_reference(self, policy: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what :meth:`state_dict_of_reference` handed out, of this reference or of one that was reset.
+
+        Raises:
+            ValueError: a tensor is missing, unexpected or of another shape; names it.
+        """
+        live = _trainable(policy)
+        with_adapters = any('lora_' in name for name in tensors)
+        wanted = {name: p for name, p in live.items() if with_adapters or 'lora_' not in name}
+        odd = sorted(set(wanted) ^ set(tensors))
+        if odd:
+            raise ValueError(f'reference: {odd[0]} is {"missing" if odd[0] in wanted else "unexpected"} ({len(odd)} in '
+                             f'all): these tensors belong to another trainable setting')
+        for name, parameter in wanted.items():
+            if tensors[name].shape != parameter.shape:
+                raise ValueError(f'reference: {name} has shape {tuple(tensors[name].shape)}, the policy '
+                                 f'{tuple(parameter.shape)}')
+        self._take({name: tensors[name].to(parameter.device) for name, parameter in wanted.items()})
+        self.version += 1
 
 
 class FrozenCopyReference(nn.Module):
@@ -55,6 +117,7 @@ class FrozenCopyReference(nn.Module):
 
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
+        self.version = 0
         self.copy = copy.deepcopy(policy).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> 'FrozenCopyReference':
@@ -64,6 +127,66 @@ class FrozenCopyReference(nn.Module):
     @torch.no_grad()
     def forward(self, policy: nn.Module, batch: dict):
         return self.copy(batch)
+
+    @torch.no_grad()
+    def reset(self, policy: nn.Module) -> None:
+        """From now on the reference is the policy as it is now."""
+        copies = dict(self.copy.named_parameters())
+        for name, parameter in _trainable(policy).items():
+            copies[name].copy_(parameter)
+        self.version += 1
+
+    def equals(self, policy: nn.Module) -> bool:
+        """Whether the policy, with dropout off, is the reference."""
+        copies = dict(self.copy.named_parameters())
+        return all(torch.equal(copies[name].to(parameter), parameter) for name, parameter in policy.named_parameters())
+
+    def state_dict_of_reference(self) -> dict[str, torch.Tensor]:
+        """The whole copy by parameter name, on the CPU."""
+        return {name: p.detach().cpu().contiguous() for name, p in self.copy.named_parameters()}
+
+    @torch.no_grad()
+    def load_reference(self, policy: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what :meth:`state_dict_of_reference` handed out.
+
+        Raises:
+            ValueError: a tensor is missing, unexpected or of another shape; names it.
+        """
+        copies = dict(self.copy.named_parameters())
+        odd = sorted(set(copies) ^ set(tensors))
+        odd += [name for name in tensors if name in copies and tensors[name].shape != copies[name].shape]
+        if odd:
+            raise ValueError(f'reference: {odd[0]} does not fit ({len(odd)} in all): these tensors belong to another '
+                             f'model')
+        for name, parameter in copies.items():
+            parameter.copy_(tensors[name])
+        self.version += 1
+
+
+def _trainable(policy: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in policy.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def digests(policy: nn.Module) -> dict[torch.dtype, dict[str, str]]:
+    """Hashes of every trainable tensor: of its bits, and of its bits once rounded to bfloat16, as DeepSpeed may do
+    after the model was built."""
+    found: dict[torch.dtype, dict[str, str]] = {}
+    for name, parameter in _trainable(policy).items():
+        for dtype in {parameter.dtype, torch.bfloat16}:
+            found.setdefault(dtype, {})[name] = _digest(parameter.to(dtype))
+    return found
+
+
+@torch.no_grad()
+def same_digests(policy: nn.Module, start: Mapping[torch.dtype, Mapping[str, str]]) -> bool:
+    """Whether every trainable tensor is, in its present dtype, what :func:`digests` saw."""
+    return all(start.get(p.dtype, {}).get(name) == _digest(p) for name, p in _trainable(policy).items())
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(raw.numpy()).hexdigest()
 
 
 def build_reference(kind: str, policy: nn.Module) -> nn.Module | None:
@@ -81,4 +204,4 @@ def build_reference(kind: str, policy: nn.Module) -> nn.Module | None:
         return InitialPolicyReference(policy)
     if kind == 'copy':
         return FrozenCopyReference(policy)
-    raise ValueError(f'reference: {kind!r} is not one of "none", "initial", "copy", "stored"')
+    raise ValueError(f'reference: {kind!r} is not one of {", ".join(REFERENCES)}')

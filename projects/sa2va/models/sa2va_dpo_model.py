@@ -6,10 +6,10 @@ from typing import Mapping
 import torch
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.losses.objective import PreferenceConfig, combined_loss
-from .reference import build_reference
-from .sa2va import upsample_logits
-from .sa2va_seg_model import Sa2VASegModel
+from sa2va_dpo.models.losses import PreferenceConfig, combined_loss
+from .reference import REFERENCES, build_reference, digests, same_digests
+from .run_model import Sa2VARunModel, checked_score_size
+from .sa2va import MaskOutput, upsample_logits
 
 
 def preference_config(preference: Mapping, reference: str) -> PreferenceConfig:
@@ -27,30 +27,79 @@ def preference_config(preference: Mapping, reference: str) -> PreferenceConfig:
 
 
 @MODELS.register_module()
-class Sa2VADPOModel(Sa2VASegModel):
+class Sa2VADPOModel(Sa2VARunModel):
     """Policy, reference and preference loss.
 
     One forward pass of the policy (and one of the reference) scores every pair of an image, because a mask's
     likelihood under the policy is a per-pixel Bernoulli on one map of logits.
 
     Args:
-        checkpoint, trainable, score_size and the other settings: as in :class:`Sa2VASegModel`.
+        checkpoint, trainable and the settings of :class:`Sa2VARunModel`: see there.
         preference: fields of :class:`PreferenceConfig`; ``dict(type='guide')`` is the guide's objective as written.
         reference: ``'initial'`` (the policy before training: adapters off and snapshots of fully trained parts),
-            ``'copy'`` (a full frozen copy), ``'stored'`` (logits computed before training, which every batch brings; the
-            run's ``cache`` setting chooses this by itself) or ``'none'`` (the guide's simplified form).
+            ``'copy'`` (a full frozen copy), ``'stored'`` (logits computed before training, which every batch brings;
+            the run's ``cache`` setting chooses this by itself) or ``'none'`` (the guide's simplified form).
+        score_size: side S of the square on which masks are scored, in pixels; logits are upsampled to it and the
+            data set's soft masks must have it. ``None``: the SAM2 input size (1024 for released checkpoints).
 
     Raises:
         ValueError: an unsupported combination, said before any data is read.
     """
 
-    def __init__(self, checkpoint: str, trainable: Mapping | str, preference: Mapping,
-                 reference: str = 'initial', **settings) -> None:
+    def __init__(self, checkpoint: str, trainable: Mapping | str, preference: Mapping, *, reference: str = 'initial',
+                 score_size: int | None = None, **settings) -> None:
         # Before the checkpoint is read: a mistyped setting should not cost the minutes that a large one takes.
-        objective = preference_config(preference, reference)
+        type(self).check(dict(settings, checkpoint=checkpoint, trainable=trainable, preference=preference,
+                              reference=reference, score_size=score_size))
         super().__init__(checkpoint, trainable, **settings)
-        self.preference = objective
-        self.reference = build_reference(reference if self.preference.use_reference else 'none', self.policy)
+        self.score_size = score_size or self.policy.sam_size
+        self.preference = preference_config(preference, reference)
+        self.reference_kind = reference if self.preference.use_reference else 'none'
+        self.reference = build_reference(self.reference_kind, self.policy)
+        # Where the reference's logits are on the disk there is no reference in memory to compare with.
+        self._start = digests(self.policy) if self.reference_kind == 'stored' else None
+
+    @classmethod
+    def check(cls, settings: Mapping) -> None:
+        super().check(settings)
+        checked_score_size(settings.get('score_size'))
+        if settings.get('trainable') is None:
+            raise ValueError('trainable: None means inference; name the parts to train, or use type="Sa2VARunModel"')
+        if settings.get('preference') is None:
+            raise ValueError('preference: must be given, dict(type="guide") for the guide\'s objective as written')
+        reference = settings.get('reference', 'initial')
+        if reference not in REFERENCES:
+            raise ValueError(f'reference: {reference!r} is not one of {", ".join(REFERENCES)}')
+        preference_config(settings['preference'], reference)
+
+    def score_logits(self, output: MaskOutput) -> torch.Tensor:
+        """Logits on the scoring square, [n, S, S] float32 (bilinear, from the stride-4 map)."""
+        return upsample_logits(output.low_res.float(), self.score_size)
+
+    def policy_is_reference(self) -> bool:
+        """Whether policy and reference are one at this moment, so that the policy's logits are the reference's.
+
+        So they are before the first step of a run, but not where the run was given trained tensors (``load_from``) or
+        goes on from a checkpoint. Every trained tensor is compared; False without a reference.
+        """
+        if self._start is not None:
+            return same_digests(self.policy, self._start)
+        return self.reference is not None and self.reference.equals(self.policy)
+
+    @property
+    def reference_version(self) -> int:
+        """Changes whenever the reference does, for callers that keep its logits."""
+        return 0 if self.reference is None else self.reference.version
+
+    def reset_reference(self) -> None:
+        """Make the policy as it is now the reference, for training in rounds.
+
+        Raises:
+            ValueError: there is no reference in memory (``'none'``, ``'stored'``).
+        """
+        if self.reference is None:
+            raise ValueError(f'reference: {self.reference_kind!r} cannot be reset: set reference="initial"')
+        self.reference.reset(self.policy)
 
     def reference_low_res(self, batch: dict) -> torch.Tensor:
         """Low-resolution logits of the reference, ``[B, h, w]`` float32: those that the batch brings, else computed.
@@ -61,7 +110,8 @@ class Sa2VADPOModel(Sa2VASegModel):
         if 'reference_low_res' in batch:
             return batch['reference_low_res'].float()
         if self.reference is None:
-            raise ValueError('reference "stored": the batch brings no reference_low_res; the data set needs a cache of it')
+            raise ValueError('reference "stored": the batch brings no reference_low_res; the data set needs a cache of '
+                             'it')
         return self.reference(self.policy, batch).low_res.float()
 
     def loss(self, batch: dict, chosen: torch.Tensor, rejected: torch.Tensor, image_index: torch.Tensor,

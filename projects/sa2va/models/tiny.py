@@ -154,7 +154,7 @@ def write_tiny_checkpoint(output: Path, seed: int) -> int:
     import copy
     import tempfile
 
-    from sa2va_dpo.models.checkpoint.released import init_checkpoint, released_shapes
+    from sa2va_dpo.models.checkpoint import init_checkpoint, released_shapes
 
     with tempfile.TemporaryDirectory() as tokenizer_dir:
         config = copy.deepcopy(CONFIG)

@@ -137,6 +137,20 @@ _LAYERED: dict[str, tuple[str, ...]] = {
     'llm': ('llm', 'vision', 'vision_projector'), 'vision': ('vision',), 'sam2_encoder': ('sam2_encoder',)}
 
 
+def checkpointed_parts(spec: Mapping[str, bool] | None = None) -> list[str]:
+    """The parts of a specification for :func:`checkpoint_activations`, checked without a model; all there are by
+    default.
+
+    Raises:
+        ValueError: another part, or a value that is no bool.
+    """
+    for part, value in (spec or {}).items():
+        if part not in _LAYERED or not isinstance(value, bool):
+            raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '
+                             f'the values True and False')
+    return list(_LAYERED if spec is None else spec)
+
+
 def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
     """Let the layers of some parts keep only their inputs for the backward pass and run again in it.
 
@@ -153,10 +167,7 @@ def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
     Raises:
         ValueError: another part, or a value that is no bool.
     """
-    for part, value in spec.items():
-        if part not in _LAYERED or not isinstance(value, bool):
-            raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '
-                             f'the values True and False')
+    checkpointed_parts(spec)
     moving = {part_of(name) for name, parameter in policy.named_parameters() if parameter.requires_grad}
     return policy.gradient_checkpointing_enable(
         [PARTS[part] for part, value in spec.items() if value and moving.intersection(_LAYERED[part])])

@@ -10,9 +10,11 @@ from pathlib import Path
 from mmengine.registry import Registry
 
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
 from sa2va_dpo.common.errors import InputError
 from .judges import JUDGES, Mixture
 from .pairing import PAIRINGS
+from . import votes  # noqa: F401  (registers its judges)
 from .sources import DEFAULT_SOURCES, SOURCES, Source
 
 MODES = ('generate', 'from_predictions')
@@ -33,9 +35,11 @@ class GenerateConfig:
         num_samples: distinct candidates per image, the greedy mask among them; masks on disk are all used.
         min_iou_gap: smaller differences of the judge's scores make no pair.
         prompt: the question of every image.
-        seed: of perturbations, choices and the validation split.
+        seed: of perturbations, choices and the split.
         max_pairs_per_image: ``None`` keeps all.
-        val_fraction: share of the patients kept for validation.
+        val_fraction, test_fraction: shares of the patients kept for validation and for the test, of whom no pair is mined
+            for the test; at least one patient each. ``None`` is ``VAL_FRACTION`` and ``TEST_FRACTION`` with ground truth, 0
+            without: there would be nothing to score them by.
         group_regex: how a stem tells its patient (see ``patient_of``).
         source_images_dir: original images (``from_predictions``); ``None`` is the ``images`` folder beside ``gt_dir``.
         include_gt: the ground truth itself is a candidate.
@@ -44,6 +48,10 @@ class GenerateConfig:
         candidate_models: more checkpoints whose greedy masks are candidates.
         judge: registered judges, each ``'Name'``, ``'Name=weight'`` or ``dict(type=, weight=, ...)``.
         pairing: a registered pairing strategy.
+        cells: chosen is put together from the best candidate of each cell of a ``cells`` x ``cells`` grid and meets every
+            candidate (``composite.py``); ``None`` chooses whole masks.
+        compared: further judges whose scores are noted for every candidate and decide nothing.
+        policy_digest: says which state of the policy makes the candidates, where ``model_path`` alone does not.
         balance: as many over- as under-segmenting rejected masks per image.
         max_candidate_iou: candidates at least this similar are duplicates.
         link: hard links to the images instead of copies, where the file system can.
@@ -60,7 +68,8 @@ class GenerateConfig:
     prompt: str = DEFAULT_PROMPT
     seed: int = 0
     max_pairs_per_image: int | None = None
-    val_fraction: float = 0.0
+    val_fraction: float | None = None
+    test_fraction: float | None = None
     group_regex: str | None = None
     source_images_dir: str | None = None
     include_gt: bool = False
@@ -68,12 +77,18 @@ class GenerateConfig:
     candidate_models: tuple[str, ...] = ()
     judge: tuple[str | dict, ...] = ('IoU',)
     pairing: str = 'AllPairs'
+    cells: int | None = None
+    compared: tuple[str | dict, ...] = ()
+    policy_digest: str | None = None
     balance: bool = False
     max_candidate_iou: float = 0.98
     link: bool = False
     device: str | None = None
 
     def __post_init__(self) -> None:
+        for name, default in (('val_fraction', VAL_FRACTION), ('test_fraction', TEST_FRACTION)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default if self.gt_dir is not None else 0.0)
         if self.mode not in MODES:
             raise InputError(f'--mode {self.mode}: must be one of {", ".join(MODES)}')
         if self.mode == 'generate' and not self.model_path:
@@ -85,16 +100,30 @@ class GenerateConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f'--{name} {value}: must be a whole number of at least {low}'
                                  + (': a pair needs two candidates' if name == 'num_samples' else ''))
-        for name in ('min_iou_gap', 'val_fraction'):
+        for name in ('min_iou_gap', 'val_fraction', 'test_fraction'):
             if not (math.isfinite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise InputError(f'--{name} {getattr(self, name)}: must be at least 0 and below 1')
+        if self.val_fraction + self.test_fraction >= 1:
+            raise InputError(f'--val_fraction {self.val_fraction} and --test_fraction {self.test_fraction}: leave nothing to '
+                             'train on: together they must be below 1')
+        if self.test_fraction and self.gt_dir is None:
+            raise InputError(f'--test_fraction {self.test_fraction}: without --gt_dir there is nothing to score a test by: leave '
+                             'it out')
         if not 0 < self.max_candidate_iou <= 1:
             raise InputError(f'--max_candidate_iou {self.max_candidate_iou}: must be above 0 and at most 1')
         if not self.prompt.strip():
             raise InputError('--prompt: is empty; leave it out for the default')
         if self.pairing not in PAIRINGS.module_dict:
             raise InputError(f'--pairing {self.pairing}: unknown; the strategies are {", ".join(PAIRINGS.module_dict)}')
+        if self.cells is not None and (isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1):
+            raise InputError(f'--cells {self.cells}: must be a whole number of at least 1, or be left out')
         sources, judge = self.build_sources(), self.build_judge()
+        self.build_compared()
+        if judge.needs_policy and self.mode == 'from_predictions':
+            raise InputError(f'--judge {judge.name}: asks the policy, which mode from_predictions has not')
+        if (self.cells is not None or self.pairing == 'Components') and not judge.looks_at_pixels:
+            what = f'--cells {self.cells}' if self.cells is not None else '--pairing Components'
+            raise InputError(f'{what}: needs a judge that can judge parts of an image, {judge.name} cannot')
         for _, source in sources:
             if source.needs_policy and self.mode == 'from_predictions':
                 raise InputError(f'--sources {type(source).__name__}: needs a policy, which mode from_predictions has not')
@@ -102,7 +131,7 @@ class GenerateConfig:
                             ('--sources', any(source.needs_ground_truth for _, source in sources))):
             if needs and self.gt_dir is None:
                 raise InputError(f'--gt_dir: missing; {flag} needs ground truth '
-                                 '(judges without: Agreement, PredictedIoU, ExpectedIoU)')
+                                 '(judges without: Agreement, PredictedIoU, ExpectedIoU, Consensus, Committee)')
         if self.mode == 'from_predictions' and self.gt_dir is None and self.source_images_dir is None:
             raise InputError('--source_images_dir: missing; without --gt_dir there is no folder to look beside')
 
@@ -117,6 +146,10 @@ class GenerateConfig:
 
     def build_judge(self) -> Mixture:
         return Mixture(_build(JUDGES, self.judge, '--judge'))
+
+    def build_compared(self) -> list[Mixture]:
+        """Each of the judges in ``compared``, alone."""
+        return [Mixture(_build(JUDGES, [spec], '--judge')) for spec in self.compared]
 
     def fingerprint(self, image_names: list[str]) -> str:
         """Hex digest of the settings, the model and the images' names; equal digests on equal files write equal files."""

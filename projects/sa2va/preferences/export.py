@@ -1,12 +1,13 @@
 """Preference pairs as one parquet file that Hugging Face ``datasets`` and TRL read."""
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
 from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, resolve
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import replacing
+from sa2va_dpo.common.optional import extra
 
 ROWS_AT_ONCE = 16  # bounds memory: a row holds the encoded files of an image and two masks
 
@@ -23,11 +24,12 @@ def export_parquet(data_root: str | os.PathLike, out: str | os.PathLike, ann_fil
         Number of rows.
 
     Raises:
-        InputError: the annotations are bad, or ``out`` does not end in ``.parquet``.
+        InputError: the annotations are bad, ``out`` does not end in ``.parquet``, or the extra ``parquet`` is not installed.
     """
-    import pyarrow
-    import pyarrow.parquet
-    from datasets import Features, Image, List, Value
+    with extra('parquet', 'a parquet file'):
+        import pyarrow
+        import pyarrow.parquet
+        from datasets import Features, Image, List, Value
 
     out, data_root = Path(out), Path(data_root)
     if out.suffix != '.parquet':
@@ -37,16 +39,10 @@ def export_parquet(data_root: str | os.PathLike, out: str | os.PathLike, ann_fil
         images=List(Image()), prompt=Value('string'), chosen=Image(), rejected=Image(), score_chosen=Value('float64'),
         score_rejected=Value('float64'), iou_gap=Value('float64'), chosen_source=Value('string'),
         rejected_source=Value('string'), image_id=Value('string')))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + '.tmp')
-    try:
-        with pyarrow.parquet.ParquetWriter(temporary, features.arrow_schema) as writer:
-            for start in range(0, len(records), ROWS_AT_ONCE):
-                rows = [_row(record, data_root) for record in records[start:start + ROWS_AT_ONCE]]
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as temporary, pyarrow.parquet.ParquetWriter(temporary, features.arrow_schema) as writer:
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            rows = [_row(record, data_root) for record in records[start:start + ROWS_AT_ONCE]]
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
     return len(records)
 
 
@@ -58,14 +54,3 @@ def _row(record: PairRecord, data_root: Path) -> dict:
                 rejected=file(record.rejected_mask), score_chosen=record.chosen_iou, score_rejected=record.rejected_iou,
                 iou_gap=record.iou_gap, chosen_source=record.chosen_source, rejected_source=record.rejected_source,
                 image_id=Path(record.image).stem)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``scripts/export_pairs.py``."""
-    parser = argparse.ArgumentParser(description='Write preference pairs as one parquet file (TRL, datasets).')
-    parser.add_argument('--data_root', required=True, help='output folder of generate_dpo_dataset.py')
-    parser.add_argument('--ann_file', default='dpo_annotations.json')
-    parser.add_argument('--output', required=True, help='file to write, *.parquet')
-    args = parser.parse_args(argv)
-    print(f'{export_parquet(args.data_root, args.output, args.ann_file)} pairs in {args.output}')
-    return 0

@@ -5,30 +5,34 @@ import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
-from PIL import Image
 from tqdm import tqdm
 
 from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
-from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth, patient_of, split_by_group
-from sa2va_dpo.datasets.mask_io import list_images, write_mask
+from sa2va_dpo.datasets.field_of_view import find_field_of_view
+from sa2va_dpo.datasets.ground_truth import check_sizes, check_stems, match_ground_truth
+from sa2va_dpo.datasets.mask_io import list_images, read_mask, write_mask
+from sa2va_dpo.datasets.names import printable
+from sa2va_dpo.datasets.samples import SampleMaker
+from sa2va_dpo.datasets.splits import Split, split_patients
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common import processes as ranks
 from .config import GenerateConfig
 from .from_predictions import Predictions
-from .miner import Item, Mined, Miner, Pixels, check_size, read
+from .miner import Item, Mined, Miner, Pixels, read
 from .output import REPORT, DataRoot, Journal, digest
-from .report import format_report, summarise_pairs
+from .report import format_report, format_split, summarise_pairs
 from .sampler import Policies
 
-__all__ = ['GenerateConfig', 'generate_pairs']
+__all__ = ['GenerateConfig', 'generate_pairs', 'mine_images']
 
 _AHEAD = 3  # images read ahead of, and written behind, the one the policy works on
 
 
 def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, images: Sequence[str | Path] | None = None,
-                   overwrite: bool = False) -> dict:
+                   overwrite: bool = False, allow_empty: bool = False, frozen: SampleMaker | None = None,
+                   truths: Mapping[Path, Path] | None = None, quiet: bool = False) -> dict:
     """Write ``config.output_dir`` and return its report (see ``preferences/report.py``).
 
     Every image's result is on disk before the next but few; the same call after an interruption takes those over and
@@ -40,6 +44,10 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
             ``config.model_path``. If given, ``config.model_path`` must name where they came from: resuming goes by it.
         images: the original images to use; ``None`` uses the whole folder.
         overwrite: replace what an earlier run with other settings left in ``output_dir``.
+        allow_empty: no pair at all is a result too, and ``dpo_annotations.json`` an empty list then.
+        frozen: makes samples from caches of what is frozen in the policy.
+        truths: image -> its ground truth, for images and masks of any folder and name; None: by stem in ``config.gt_dir``.
+        quiet: print no report.
 
     Raises:
         InputError: bad input, ``output_dir`` is not this run's, or no pair came out.
@@ -47,24 +55,53 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     predictions = Predictions(config.images_dir) if config.mode == 'from_predictions' else None
     folder = _image_folder(config)
     images = [Path(image) for image in images] if images is not None else list_images(folder)
-    matched, skipped = _match(images, config)
-    _check_headers(matched)
-    val_names = _validation_names(matched, config)
+    matched, skipped = _match(images, config) if truths is None else ([(image, truths[image]) for image in images], [])
+    check_sizes(matched)
+    split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction, config.seed,
+                           config.group_regex)
     root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]))
     root.refuse_sources([folder, config.images_dir, config.gt_dir, *{image.parent for image in images}])
-    items = [Item(image, gt, digest([image, gt, *(predictions.files(image.stem).values() if predictions else ())]))
-             for image, gt in matched]
+    held_out = {*split.val, *split.test}
+    items = []
+    for image, gt in matched:
+        field = find_field_of_view(image, gt) if gt is not None and image in held_out else None
+        files = predictions.files(image.stem).values() if predictions else ()
+        items.append(Item(image, gt, digest([image, gt, field, *files]), field))
     digests = {item.image.name: item.inputs for item in items}
     inputs = hashlib.sha256(''.join(digests.values()).encode()).hexdigest()
     if (report := root.finished(inputs)) is not None:
         ranks.barrier()
         if ranks.rank() == 0:
             root.close()
-            print(f'{root.root}: finished before, nothing to do\n{format_report(report)}')
+            if not quiet:
+                print(f'{root.root}: finished before, nothing to do\n{format_report(report)}')
         return report
     policies = Policies(config.model_path, config.device, policy, preprocessor)
     if predictions is None:
         policies.get()  # a checkpoint that cannot be read must fail before the folder is claimed
+    if ranks.rank() == 0 and not quiet:
+        print(format_split(split.sizes(), split.note), flush=True)
+    miner = Miner(config, predictions, policies, frozen, held_out={image.name for image in split.test})
+    mine_images(miner, items, root, inputs, overwrite)
+    if ranks.rank() == 0:
+        done = root.entries(digests)
+        report = _finish(config, root, inputs, [done[item.image.name] for item in items], split,
+                         [printable(image) for image in skipped], allow_empty)
+        if not quiet:
+            print(format_report(report))
+    ranks.barrier()
+    return root.finished(inputs)
+
+
+def mine_images(miner: Miner, items: Sequence[Item], root: DataRoot, inputs: str, overwrite: bool,
+                work: Callable[[Item, Pixels], Mined] | None = None) -> None:
+    """Do every image that the journals of ``root`` do not hold yet; the processes share them and leave together.
+
+    Args:
+        inputs: digest of all files that are read.
+        work: what is done with an image; None: :meth:`Miner.mine`.
+    """
+    digests = {item.image.name: item.inputs for item in items}
     if ranks.rank() == 0:
         root.claim(inputs, overwrite)
         root.drop_changed(digests)
@@ -73,15 +110,8 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     # Nobody appends to a journal before everybody has read them all.
     ranks.barrier()
     todo = [item for item in items if item.image.name not in done][ranks.rank()::ranks.world_size()]
-    done.update(_mine_all(Miner(config, predictions, policies), todo, root, config.link, done))
+    _mine_all(work or miner.mine, todo, root, miner.config.link, done)
     ranks.barrier()
-    if ranks.rank() == 0:
-        done = root.entries(digests)
-        report = _finish(config, root, inputs, [done[item.image.name] for item in items], val_names,
-                         [str(image) for image in skipped])
-        print(format_report(report))
-    ranks.barrier()
-    return root.finished(inputs)
 
 
 def _image_folder(config: GenerateConfig) -> Path:
@@ -108,34 +138,11 @@ def _match(images: list[Path], config: GenerateConfig) -> tuple[list[tuple[Path,
     return matched, skipped
 
 
-def _check_headers(matched: Sequence[tuple[Path, Path | None]]) -> None:
-    """Raises InputError for unreadable files and sizes that do not fit, before hours of work rather than after."""
-    for image, gt in matched:
-        sizes = []
-        for path in filter(None, (image, gt)):
-            try:
-                with Image.open(path) as header:
-                    sizes.append(header.size)
-            except FileNotFoundError:
-                raise InputError(f'{path}: no such file: check the path') from None
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise InputError(f'{path}: cannot be read as an image ({error}): is the file complete?') from None
-        if gt is not None:
-            check_size(image, gt, *sizes)
-
-
-def _validation_names(matched: Sequence[tuple[Path, Path | None]], config: GenerateConfig) -> set[str]:
-    """File names of the validation images."""
-    _, held_out = split_by_group([image for image, _ in matched], config.val_fraction, config.seed,
-                                 key=lambda image: patient_of(image.stem, config.group_regex))
-    return {image.name for image in held_out}
-
-
-def _mine_all(miner: Miner, todo: Sequence[Item], root: DataRoot, link: bool, done: dict[str, dict]) -> dict[str, dict]:
+def _mine_all(work: Callable[[Item, Pixels], Mined], todo: Sequence[Item], root: DataRoot, link: bool,
+              done: dict[str, dict]) -> None:
     """Mine images one after the other, reading the next and writing the last ones meanwhile."""
-    entries: dict[str, dict] = {}
     if not todo:
-        return entries
+        return
     journal = root.open_journal(ranks.rank())
     pairs = sum(len(entry['records']) for entry in done.values())
     pending: deque[Future] = deque()
@@ -144,8 +151,7 @@ def _mine_all(miner: Miner, todo: Sequence[Item], root: DataRoot, link: bool, do
                disable=ranks.rank() > 0) as bar):
         try:
             for item, pixels in _read_ahead(reader, todo):
-                mined = miner.mine(item, pixels)
-                entries[item.image.name] = mined.entry
+                mined = work(item, pixels)
                 pending.append(committer.submit(_commit, item, mined, root, link, journal, writers))
                 if len(pending) > _AHEAD:
                     pending.popleft().result()
@@ -159,7 +165,6 @@ def _mine_all(miner: Miner, todo: Sequence[Item], root: DataRoot, link: bool, do
             reader.shutdown(wait=True, cancel_futures=True)
             committer.shutdown(wait=True)
             journal.close()
-    return entries
 
 
 def _read_ahead(reader: ThreadPoolExecutor, todo: Sequence[Item]) -> Iterator[tuple[Item, Pixels]]:
@@ -180,6 +185,9 @@ def _commit(item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journ
     tasks.append(writers.submit(root.copy, item.image, f'images/{item.image.name}', link))
     if mined.gt is not None:
         tasks.append(writers.submit(write_mask, root.root / 'gt' / f'{item.image.stem}.png', mined.gt))
+    if item.field_of_view is not None:
+        field = read_mask(item.field_of_view)
+        tasks.append(writers.submit(write_mask, root.root / 'fov' / f'{item.image.stem}.png', field))
     try:
         for task in tasks:
             task.result()
@@ -189,28 +197,35 @@ def _commit(item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journ
                          'then repeat the command') from None
 
 
-def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], val_names: set[str],
-            skipped: list[str]) -> dict:
+def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], split: Split,
+            skipped: list[str], allow_empty: bool) -> dict:
     """Write the annotation files and, last, the report that marks the run as finished."""
-    train = [record for entry in entries if entry['image'] not in val_names for record in entry['records']]
-    val = [record for entry in entries if entry['image'] in val_names for record in entry['records']]
-    report = summarise_pairs(train, val, entries, config, skipped)
-    if not train:
+    val_names, test_names = ({image.name for image in part} for part in (split.val, split.test))
+    mined = [entry for entry in entries if entry['image'] not in test_names]
+    train = [record for entry in mined if entry['image'] not in val_names for record in entry['records']]
+    val = [record for entry in mined if entry['image'] in val_names for record in entry['records']]
+    report = summarise_pairs(train, val, mined, config, skipped, split)
+    if not train and not allow_empty:
         root.clear()
-        raise InputError(f'{config.output_dir}: no training pair came out of {len(entries)} images '
+        raise InputError(f'{config.output_dir}: no training pair came out of {len(mined) - len(val_names)} images '
                          f'({report["pairs_dropped_for_gap"]} below --min_iou_gap {config.min_iou_gap}): '
                          'lower --min_iou_gap or raise --num_samples')
     write_pairs(root.root / 'dpo_annotations.json', [_record(record) for record in train])
     if val_names:
         write_pairs(root.root / 'dpo_annotations_val.json', [_record(record) for record in val])
-        if config.gt_dir is not None:
-            write_segs(root.root / 'val_annotations.json', [
-                SegRecord(f'images/{entry["image"]}', f'gt/{entry["stem"]}.png', config.prompt)
-                for entry in entries if entry['image'] in val_names])
+    if config.gt_dir is not None:
+        for names, file in ((val_names, 'val_annotations.json'), (test_names, 'test_annotations.json')):
+            if names:
+                write_segs(root.root / file, [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names])
     report.update(fingerprint=root.fingerprint, inputs=inputs)
     write_json(root.root / REPORT, report)
     root.close()
     return report
+
+
+def _seg_record(entry: dict, prompt: str) -> SegRecord:
+    return SegRecord(f'images/{entry["image"]}', f'gt/{entry["stem"]}.png', prompt,
+                     f'fov/{entry["stem"]}.png' if entry['field_of_view'] else None)
 
 
 def _record(entry: dict) -> PairRecord:

@@ -1,7 +1,6 @@
 """The data root that a run writes: who owns it, what is finished, and files that appear whole."""
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -11,28 +10,22 @@ from typing import Sequence
 
 import numpy as np
 
-from sa2va_dpo.datasets.mask_io import write_mask
+from sa2va_dpo.datasets.containers import container_of
+from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
 
 REPORT = 'generation_report.json'
-FOLDERS = ('images', 'masks', 'gt')
-ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json')
+FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
+ANNOTATIONS = ('dpo_annotations.json', 'dpo_annotations_val.json', 'val_annotations.json', 'test_annotations.json',
+               'candidates.json')
 _JOURNAL = 'generation_journal.{rank}.jsonl'
 logger = logging.getLogger(__name__)
 
 
 def digest(paths: Sequence[Path | None]) -> str:
     """Of the contents of files; notices an image or mask that was corrected between two runs."""
-    total = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        if path is not None:
-            try:
-                with open(path, 'rb') as file:
-                    total.update(hashlib.file_digest(file, 'blake2b').digest())
-            except OSError as error:
-                raise InputError(f'{path}: cannot be read ({error.strerror}): check the path and its permissions') from None
-        total.update(b'|')
-    return total.hexdigest()
+    return hash_files(paths)
 
 
 class DataRoot:
@@ -41,10 +34,11 @@ class DataRoot:
     Args:
         root: made if need be.
         fingerprint: of the run (see ``GenerateConfig.fingerprint``).
+        result: the file that a finished run has written.
     """
 
-    def __init__(self, root: str | os.PathLike, fingerprint: str) -> None:
-        self.root, self.fingerprint = Path(root), fingerprint
+    def __init__(self, root: str | os.PathLike, fingerprint: str, result: str = ANNOTATIONS[0]) -> None:
+        self.root, self.fingerprint, self.result = Path(root), fingerprint, result
 
     def refuse_sources(self, folders: Sequence[str | os.PathLike | None]) -> None:
         """Raises InputError where writing would mix with, or delete, a folder that is read from."""
@@ -70,7 +64,7 @@ class DataRoot:
     def finished(self, inputs: str) -> dict | None:
         """The report, if this very run has finished here on the same files (``inputs`` is their digest)."""
         report = self.report()
-        return report if report and self._made_here(report, inputs) and (self.root / ANNOTATIONS[0]).is_file() else None
+        return report if report and self._made_here(report, inputs) and (self.root / self.result).is_file() else None
 
     def claim(self, inputs: str, overwrite: bool) -> None:
         """Make the folder this run's.
@@ -103,8 +97,7 @@ class DataRoot:
         except OSError as error:
             raise InputError(f'--output_dir {self.root}: cannot be made ({error}): choose another folder') from None
         for name in FOLDERS:
-            for left in (self.root / name).glob('*.tmp'):
-                left.unlink()
+            remove_leftovers(self.root / name)
 
     def clear(self) -> None:
         """Remove everything that a run writes."""
@@ -121,9 +114,8 @@ class DataRoot:
         for journal in self._journals():
             for entry in _lines(journal)[1:]:
                 if digests.get(entry['image']) != entry['inputs']:
-                    for record in entry['records']:
-                        for side in ('chosen_mask', 'rejected_mask'):
-                            (self.root / record[side]).unlink(missing_ok=True)
+                    for name in _masks(entry):
+                        (self.root / name).unlink(missing_ok=True)
 
     def entries(self, digests: dict[str, str]) -> dict[str, dict]:
         """Finished images of an interrupted run by name; those whose files changed since are left out."""
@@ -133,8 +125,7 @@ class DataRoot:
             if lines and lines[0].get('fingerprint') == self.fingerprint:
                 for entry in lines[1:]:
                     if digests.get(entry['image']) == entry['inputs'] and all(
-                            (self.root / record[side]).is_file() for record in entry['records']
-                            for side in ('chosen_mask', 'rejected_mask')):
+                            (self.root / name).is_file() for name in _masks(entry)):
                         found[entry['image']] = entry
         return found
 
@@ -150,10 +141,12 @@ class DataRoot:
         return sorted(self.root.glob(_JOURNAL.format(rank='*')))
 
     def copy(self, source: Path, relative: str, link: bool) -> None:
-        """Copy an original image, or link it."""
+        """Copy an original image, or link it; a picture of a container (DICOM, NIfTI) is written as PNG."""
         target = self.root / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + '.tmp')
+        if container_of(source) is not None:
+            write_rgb(target, read_image_rgb(source))
+            return
         if link:
             try:
                 target.unlink(missing_ok=True)
@@ -161,8 +154,7 @@ class DataRoot:
                 return
             except OSError as error:
                 logger.warning('%s: cannot be linked (%s): copied', source, error.strerror)
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        copy_file(source, target)
 
     def write_masks(self, mask: np.ndarray, relatives: Sequence[str]) -> None:
         """Write one mask under all its names: one file, the further names are hard links where the disk has them."""
@@ -185,13 +177,7 @@ class Journal:
         lines = _lines(path) if path.is_file() else []
         if not lines or lines[0].get('fingerprint') != fingerprint:
             lines = [dict(fingerprint=fingerprint)]
-        temporary = path.with_name(path.name + '.tmp')
-        with open(temporary, 'w', encoding='utf-8') as file:
-            for line in lines:
-                file.write(json.dumps(line) + '\n')
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
         self._file = open(path, 'a', encoding='utf-8')
 
     def append(self, entry: dict) -> None:
@@ -201,6 +187,12 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _masks(entry: dict) -> list[str]:
+    """The mask files of a journal entry, relative to the root."""
+    return [*entry.get('files', ()), *(record[side] for record in entry['records']
+                                       for side in ('chosen_mask', 'rejected_mask'))]
 
 
 def _lines(path: Path) -> list[dict]:

@@ -4,7 +4,7 @@ A strategy proposes pairs in order of preference; the gap, the balance and the c
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import Callable, Iterable, Sequence
@@ -12,6 +12,7 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from mmengine.registry import Registry
 
+from sa2va_dpo.datasets.annotations import SAME, reaches_gap
 from sa2va_dpo.evaluation.topology import cldice
 
 PAIRINGS = Registry('pairing strategy')
@@ -26,11 +27,14 @@ class Scored:
         scores: higher is better; candidates that the judge could not score are NaN.
         masks: bool [H, W] each.
         reference: ground truth, or the candidates' majority.
+        composed: pairs that were put together from parts (``composite.py``) with the scores of both masks, best first; a
+            strategy that makes none looks at ``scores``.
     """
 
     scores: Sequence[float]
     masks: Sequence[np.ndarray]
     reference: np.ndarray
+    composed: dict[Pair, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def order(self) -> list[int]:
@@ -43,8 +47,16 @@ class Scored:
         return [cldice(mask, self.reference) for mask in self.masks]
 
     def gap(self, pair: Pair) -> float:
-        """Difference of scores, rounded as it is written, so that 0.85 - 0.80 passes a gap of 0.05."""
-        return round(self.scores[pair[0]] - self.scores[pair[1]], 6)
+        """Difference of scores, unrounded, as it is written."""
+        chosen, rejected = self.pair_scores(pair)
+        return chosen - rejected
+
+    def clarity(self, pair: Pair) -> float:
+        """The gap, for sorting: equal where only the noise of floating point differs."""
+        return round(self.gap(pair), 9)
+
+    def pair_scores(self, pair: Pair) -> tuple[float, float]:
+        return self.composed.get(pair) or (self.scores[pair[0]], self.scores[pair[1]])
 
     def over_segments(self, index: int) -> bool:
         """Whether a mask has more false than missed pixels."""
@@ -57,7 +69,7 @@ class AllPairs:
 
     def __call__(self, scored: Scored) -> Iterable[Pair]:
         pairs = list(combinations(scored.order, 2))
-        return sorted(pairs, key=lambda pair: (pair[0] != scored.order[0], -scored.gap(pair), pair))
+        return sorted(pairs, key=lambda pair: (pair[0] != scored.order[0], -scored.clarity(pair), pair))
 
 
 @PAIRINGS.register_module()
@@ -81,7 +93,16 @@ class Adjacent:
     """Neighbours in the ranking, largest gap first: every candidate is chosen once and rejected once."""
 
     def __call__(self, scored: Scored) -> Iterable[Pair]:
-        return sorted(zip(scored.order, scored.order[1:]), key=lambda pair: (-scored.gap(pair), pair))
+        return sorted(zip(scored.order, scored.order[1:]), key=lambda pair: (-scored.clarity(pair), pair))
+
+
+@PAIRINGS.register_module()
+class Components:
+    """Each connected component on which the best and the greedy mask differ as a pair of its own: two masks that differ
+    there only, so that one pair says one thing. The miner makes the masks (``composite.py``)."""
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        return list(scored.composed)
 
 
 @PAIRINGS.register_module()
@@ -117,7 +138,7 @@ def select_pairs(strategy: Callable[[Scored], Iterable[Pair]], scored: Scored, m
         The pairs and how many were dropped for their gap.
     """
     proposed = list(strategy(scored))
-    pairs = [pair for pair in proposed if scored.gap(pair) > 0 and scored.gap(pair) >= min_gap]
+    pairs = [pair for pair in proposed if scored.gap(pair) > SAME and reaches_gap(scored.gap(pair), min_gap)]
     dropped = len(proposed) - len(pairs)
     if balance:
         over = [pair for pair in pairs if scored.over_segments(pair[1])]

@@ -6,26 +6,34 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
+from .rank_agreement import agreement_of_entries
+
 if TYPE_CHECKING:
+    from sa2va_dpo.datasets.splits import Split
+
     from .config import GenerateConfig
 
 GAP_EDGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 FEW_PAIRS = 100
+_MOST_NAMED = 10  # the rest is in generation_report.json
 
 
 def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence[dict], config: 'GenerateConfig',
-                    skipped: Sequence[str]) -> dict:
+                    skipped: Sequence[str], split: 'Split') -> dict:
     """The report.
 
     Args:
         train, val: records of pairs.
-        images: one journal entry an image: ``candidates`` (source, iou, score), ``duplicates``, ``dropped_gap``,
+        images: one journal entry an image that pairs were mined of: ``candidates`` (source, iou, score), ``duplicates``, ``dropped_gap``,
             ``records``, ``missing`` (``method/stem`` without a file).
         config: of the run.
         skipped: images without ground truth.
+        split: of the images.
 
     Returns:
         JSON-ready; histograms, win rates and shares are of the training pairs. Gaps are the judge's.
+        ``greedy_score`` and ``best_score`` are the judge's of the first candidate and of the best one, ``diversity`` is 1 - mean
+        IoU of two candidates; means over images.
         ``chosen_agrees_with_ground_truth`` is the share of the pixels on which a pair disagrees where chosen is right,
         over all pairs' pixels.
     """
@@ -34,8 +42,9 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
     first = [c['iou'] for image in images for c in image['candidates'][:1] if c['source'] == 'greedy']
     best = [max(ious) for image in images
             if (ious := [c['iou'] for c in image['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None])]
+    scored = [image for image in images if image['candidates'] and image['candidates'][0]['score'] is not None]
     report = dict(
-        train_pairs=len(train), val_pairs=len(val), images=len(images),
+        train_pairs=len(train), val_pairs=len(val), images=len(images), split=split.sizes(),
         train_images=len({pair['image'] for pair in train}),
         images_without_pairs=[image['image'] for image in images if not image['records']],
         skipped_without_ground_truth=list(skipped),
@@ -46,6 +55,9 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         pairs_per_image=_spread([len(image['records']) for image in images]),
         pairs_by_image={image['image']: len(image['records']) for image in images},
         greedy_iou=_mean(first), best_candidate_iou=_mean(best),
+        greedy_score=_mean([image['candidates'][0]['score'] for image in scored if image['candidates'][0]['source'] == 'greedy']),
+        best_score=_mean([max(c['score'] for c in image['candidates'] if c['score'] is not None) for image in scored]),
+        diversity=_mean([image['diversity'] for image in images if image.get('diversity') is not None]),
         gap_mean=_mean(gaps), gap_histogram=_histogram(gaps),
         disagreement_pixels=_spread(disagreement),
         disagreement_share=_spread([pair['disagreement_pixels'] / pair['pixels'] for pair in train]),
@@ -54,7 +66,14 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         rejected_over_segments=_mean([pair['rejected_over_segments'] for pair in train]),
         judge_disagrees_with_iou=sum(pair['iou_gap'] <= 0 for pair in train),
         win_rates=_win_rates(train))
+    if agreements := agreement_of_entries(images):
+        report['judge_agreement'] = {name: found.to_json() for name, found in agreements.items()}
     report['warnings'] = _warnings(report, images, config)
+    if split.note:
+        report['warnings'].append(split.note)
+    if split.joined:
+        report['warnings'].append(f'{len(split.joined)} images are copies of another under another name and count as the same '
+                                  f'patient: {", ".join(split.joined[:3])}' + ' and more' * (len(split.joined) > 3))
     return report
 
 
@@ -112,12 +131,25 @@ def _warnings(report: dict, images: Sequence[dict], config: 'GenerateConfig') ->
                         'add --sources or raise --max_candidate_iou')
     if config.gt_dir is None:
         warnings.append('no ground truth: chosen_iou and rejected_iou are estimates, and an estimate can be confidently wrong')
-        if config.val_fraction:
-            warnings.append('no ground truth: val_annotations.json is not written, training cannot select by validation Dice')
+        warnings.append('no ground truth: ' + ('val_annotations.json is not written, training cannot select by validation Dice'
+                                               if config.val_fraction else 'nothing could be scored, so no patient is held out'))
     if report['judge_disagrees_with_iou']:
         warnings.append(f'the judge prefers a mask of lower or equal IoU in {report["judge_disagrees_with_iou"]} of '
                         f'{report["train_pairs"]} pairs')
     return warnings
+
+
+def format_split(sizes: dict, note: str | None = None) -> str:
+    """What was held out, and how to switch it off, as text."""
+    def part(name: str) -> str:
+        return f'{sizes[name]["images"]} images of {sizes[name]["patients"]} patients'
+
+    if not sizes['val']['images'] and not sizes['test']['images']:
+        return f'warning: {note}' if note else f'split: {part("train")} for training, none held out'
+    held = [f'{part(name)} {what}' for name, what in (
+        ('val', 'for validation (val_annotations.json)'), ('test', 'for the test (test_annotations.json, no pairs)'))
+        if sizes[name]['images']]
+    return f'split: {part("train")} for training, ' + ', '.join(held) + '; --val_fraction 0 --test_fraction 0 holds none out'
 
 
 def format_report(report: dict) -> str:
@@ -125,6 +157,8 @@ def format_report(report: dict) -> str:
     without = len(report['images_without_pairs'])
     lines = [f'{report["train_pairs"]} training pairs of {report["train_images"]} images, {report["val_pairs"]} validation '
              f'pairs; {report["images"]} images in all, {without} without a pair']
+    if report['split']['val']['images'] or report['split']['test']['images']:
+        lines.append(format_split(report['split']))
     for name, label in (('pairs_per_image', 'pairs per image'), ('candidates_per_image', 'candidates per image'),
                         ('disagreement_pixels', 'pixels on which a pair disagrees'),
                         ('disagreement_share', 'the same, share of the image')):
@@ -147,5 +181,6 @@ def format_report(report: dict) -> str:
     for name, label in (('skipped_without_ground_truth', 'skipped, no ground truth'),
                         ('missing_predictions', 'missing predictions')):
         if report[name]:
-            lines.append(f'{label} ({len(report[name])}): ' + ', '.join(report[name]))
+            more = f' and {len(report[name]) - _MOST_NAMED} more' if len(report[name]) > _MOST_NAMED else ''
+            lines.append(f'{label} ({len(report[name])}): ' + ', '.join(report[name][:_MOST_NAMED]) + more)
     return '\n'.join(lines + [f'warning: {text}' for text in report['warnings']])

@@ -7,15 +7,18 @@ view are one decoder batch. Everything goes through the same ``encode_image`` / 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
 
+from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
 from .candidates import Request, generator
 from .views import VIEWS
 
+# View -> (horizontal, vertical), as training mirrors its images.
+MIRRORS = dict(identity=(False, False), hflip=(True, False), vflip=(False, True), rot180=(True, True))
 DECODER_BATCH = 32  # bounds memory: a 1024 px embedding repeats its high-resolution features, 12 MB each
 
 
@@ -37,22 +40,13 @@ class Policies:
         """(policy, preprocessor), read at first use."""
         if checkpoint not in self._loaded:
             from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-            from sa2va_dpo.models.checkpoint.released import load_checkpoint
+            from sa2va_dpo.models.checkpoint import default_dtype, load_checkpoint
 
             path = checkpoint or self.model_path
-            device = self.device or _own_gpu()
-            # Small models gain nothing from bfloat16; large ones would not fit otherwise.
-            large = sum(file.stat().st_size for file in Path(path).glob('*.safetensors')) > 1e9
-            dtype = torch.bfloat16 if device.startswith('cuda') and large else torch.float32
-            self._loaded[checkpoint] = (load_checkpoint(path, dtype=dtype, device=device),
+            device = pick_device(self.device)
+            self._loaded[checkpoint] = (load_checkpoint(path, dtype=default_dtype(path, device), device=device),
                                         Sa2VAPreprocessor.from_pretrained(path))
         return self._loaded[checkpoint]
-
-
-def _own_gpu() -> str:
-    from sa2va_dpo.common.processes import local_rank
-
-    return f'cuda:{local_rank()}' if torch.cuda.is_available() else 'cpu'
 
 
 class PolicySampler:
@@ -63,12 +57,17 @@ class PolicySampler:
         image: uint8 [H, W, 3].
         stem, seed: fix the random draws, whatever the order of requests.
         prompt: the question of requests without one of their own.
+        frozen: gives the sample (``datasets/samples.py``) of a mirrored view with what a cache holds of the run's policy, or
+            None where it holds nothing; what is in the sample is not computed again.
     """
 
-    def __init__(self, policies: Policies, image: np.ndarray, stem: str, prompt: str, seed: int) -> None:
+    def __init__(self, policies: Policies, image: np.ndarray, stem: str, prompt: str, seed: int,
+                 frozen: Callable[[bool, bool], dict | None] | None = None) -> None:
+        self.frozen = frozen
         self.policies, self.image, self.stem, self.prompt, self.seed = policies, image, stem, prompt, seed
         self._features: dict[tuple, Sam2Features] = {}
         self._embeddings: dict[tuple, torch.Tensor] = {}
+        self._probabilities: dict[str, np.ndarray] = {}
 
     @torch.no_grad()
     def masks(self, requests: Sequence[Request]) -> list[tuple[np.ndarray, float]]:
@@ -92,16 +91,24 @@ class PolicySampler:
         return answers
 
     @torch.no_grad()
-    def probability(self) -> np.ndarray:
-        """Vessel probability of the greedy answer, float32 [H, W]."""
-        output = self._decode(None, 'identity', self.prompt, [(0.0, 0.0, 0)])
-        return self._restore(None, 'identity', output, 0, 1, 0)[0].sigmoid().cpu().numpy()
+    def probability(self, view: str = 'identity') -> np.ndarray:
+        """Vessel probability of the greedy answer to a view, in the image's own pixels, float32 [H, W]."""
+        if view not in self._probabilities:
+            output = self._decode(None, view, self.prompt, [(0.0, 0.0, 0)])
+            self._probabilities[view] = self._restore(None, view, output, 0, 1, 0)[0].sigmoid().cpu().numpy()
+        return self._probabilities[view]
 
     def _inputs(self, checkpoint: str | None, view: str, prompt: str) -> dict:
         policy, pre = self.policies.get(checkpoint)
         device = next(policy.parameters()).device
-        pictures = [np.ascontiguousarray(picture) for picture in VIEWS[view].images(self.image)]
-        batch = pre.collate([pre(picture, prompt) for picture in pictures])
+        sample = None
+        if self.frozen is not None and checkpoint is None and prompt == self.prompt and view in MIRRORS:
+            sample = self.frozen(*MIRRORS[view])
+        if sample is not None:
+            batch = pre.collate([sample])
+        else:
+            pictures = [np.ascontiguousarray(picture) for picture in VIEWS[view].images(self.image)]
+            batch = pre.collate([pre(picture, prompt) for picture in pictures])
         return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
 
     def _encode(self, checkpoint: str | None, view: str, prompt: str) -> tuple[Sam2Features, torch.Tensor]:
@@ -109,7 +116,7 @@ class PolicySampler:
         if (checkpoint, view, prompt) not in self._embeddings:
             batch = self._inputs(checkpoint, view, prompt)
             if (checkpoint, view) not in self._features:
-                self._features[checkpoint, view] = policy.encode_image(batch['sam_pixel_values'])
+                self._features[checkpoint, view] = policy.image_features(batch)
             self._embeddings[checkpoint, view, prompt] = policy.encode_prompt(batch)
         return self._features[checkpoint, view], self._embeddings[checkpoint, view, prompt]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.annotations import read_pairs, write_json, write_pairs
+from sa2va_dpo.common.files import copy_file, write_json
+from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
 from .agreement import CATEGORIES, compare
 from .journal import read_decisions, read_notes
 from .pairs import ReviewSet, exchange
@@ -120,12 +121,7 @@ def _journal_of(review: ReviewSet, name: str, new: bool) -> dict[str, str]:
 def _write(review: ReviewSet, merged: list, names: list[str], conflicts: dict[str, dict[str, str]]) -> None:
     try:
         if not review.original.exists():
-            temporary = review.original.with_name(review.original.name + '.tmp')
-            with open(temporary, 'wb') as file:
-                file.write(review.annotations.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, review.original)
+            copy_file(review.annotations, review.original)
         # First: a kill in between leaves a name too many for the next merge, never one too few.
         write_json(record_path(review), dict(reviewers=names, conflicts=[
             dict(pair=pair, image=review.records[pair].image, decisions=said) for pair, said in conflicts.items()]))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Iterator
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.optional import extra
 from .candidates import read_candidates
 from .journal import Journal
 from .pairs import ReviewSet
@@ -94,9 +95,11 @@ def serve_picks(root: str | os.PathLike, reviewer: str, host: str = '127.0.0.1',
 
 
 def _serve(session, listener: socket.socket, host: str, lang: str | None, summary: str) -> None:
-    import uvicorn
+    with extra('review', 'the review page'):
+        import uvicorn
 
-    from .app import Life, build
+        from .app import Life, build
+
     from .gate import Gate, Keys, hosts_of, lan_address
 
     port = listener.getsockname()[1]

@@ -29,7 +29,7 @@ def test_twins_differ_in_the_preference_weight_alone():
     for cell in paired:
         twin = cells[cell.twin]
         assert twin.preference['weight'] == 0 and cell.preference['weight'] > 0
-        for name in ('sft_weight', 'sft_bce', 'sft_dice', 'sft_cldice'):
+        for name in ('supervised_weight', 'supervised_bce', 'supervised_dice', 'supervised_cldice'):
             assert twin.preference.get(name) == cell.preference.get(name), cell.name
         for name in ('pairs', 'parts', 'lr', 'steps', 'refresh', 'score_size'):
             assert asdict(twin)[name] == asdict(cell)[name], (cell.name, name)
@@ -74,7 +74,7 @@ def test_learning_rate_warms_up_and_ends_at_a_tenth():
 
 def test_report_pairs_runs_with_their_twins(tmp_path, capsys):
     (tmp_path / 'runs').mkdir()
-    values = {'start': 0.5, 'own: anchor only': 0.6, 'own: anchor + balanced x 1': 0.65}
+    values = {'start': 0.5, 'own: supervised only': 0.6, 'own: supervised + balanced x 1': 0.65}
     for seed in (0, 1):
         for name, dice in values.items():
             row = dict(base='tiny', data='demo', cell=name, seed=seed, seconds=1.0,

@@ -57,7 +57,7 @@ def test_a_large_image_makes_twelve_tiles_and_a_thumbnail():
 
 @pytest.mark.parametrize('kind', ['obvious', 'pair', 'image'])
 def test_arms_compute_the_same_loss_of_one_pair(tiny, kind):
-    """Policy and reference agree at the start, so DPO's term is log 2 and the anchor is that of the chosen mask."""
+    """Policy and reference agree at the start, so DPO's term is log 2, the supervised term that of the chosen mask."""
     arm = next(arm for arm in speed.ARMS if arm.kind == kind and arm.recipe == 'LLM frozen' or arm.kind == kind == 'pair')
     torch.manual_seed(0)
     model = speed.build_model(tiny, arm, 'cpu', torch.float32)

@@ -12,7 +12,7 @@ from sa2va_dpo.caching.kinds import KINDS
 from sa2va_dpo.common.tensor_store import CacheStore
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.samples import SampleMaker, View
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.trainable import set_trainable
 
 FAMILIES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from sa2va_dpo.datasets.coco import coco_to_masks, main, read_coco
+from sa2va_dpo.commands.coco_masks import main
+from sa2va_dpo.datasets.coco import coco_to_masks, read_coco
 from sa2va_dpo.datasets.mask_io import read_mask
 from sa2va_dpo.common.errors import InputError
 

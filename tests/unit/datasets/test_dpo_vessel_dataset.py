@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import DATASETS, MODELS
 
 from sa2va_dpo import plugins  # noqa: F401
+from sa2va_dpo.datasets.draws import Draw, choose_in_turn
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, jitter, vessel_seg_collate
 from sa2va_dpo.common.errors import InputError
@@ -44,8 +45,9 @@ def test_one_item_is_one_image_with_its_pairs(root, micro_checkpoint):
 
 def test_pairs_are_drawn_without_replacement_and_vary(root, micro_checkpoint):
     dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=64, pairs_per_image=2)
-    draws = {tuple(dataset[0]['gaps'].round(2)) for _ in range(20)}
-    assert all(len(set(draw)) == 2 for draw in draws) and len(draws) == 3
+    draws = [tuple(dataset[Draw(0, number, visit)]['gaps'].round(2)) for visit, number in enumerate((4, 9, 11))]
+    assert all(len(set(draw)) == 2 for draw in draws) and len(set(draws)) == 3
+    assert sorted(sum(draws, ())) == pytest.approx([0.1, 0.1, 0.4, 0.4, 0.7, 0.7], abs=1e-6), 'each pair equally often'
 
 
 def test_gap_filter_and_empty_result(root, micro_checkpoint):
@@ -54,11 +56,30 @@ def test_gap_filter_and_empty_result(root, micro_checkpoint):
         DPOVesselDataset(str(root), str(micro_checkpoint), min_iou_gap=0.9)
 
 
+@pytest.mark.parametrize('gap, kept', [(0.05, True), (0.05 + 5e-7, False), (0.05 - 5e-7, True)])
+def test_the_gap_is_compared_as_the_generator_compares_it(root, micro_checkpoint, tmp_path, gap, kept):
+    """0.85 - 0.80 passes 0.05, and no more than that: nothing is rounded a second time."""
+    for path in root.glob('*.png'):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    records = [dict(image='i0.png', chosen_mask='c0.png', rejected_mask=f'r0{j}.png', chosen_iou=0.85, rejected_iou=worse,
+                    iou_gap=0.85 - worse, prompt=PROMPT) for j, worse in enumerate((0.80, 0.5))]
+    (tmp_path / 'dpo_annotations.json').write_text(json.dumps(records))
+    assert DPOVesselDataset(str(tmp_path), str(micro_checkpoint), min_iou_gap=gap).num_pairs == 1 + kept
+
+
+@pytest.mark.parametrize('count, wanted', [(3, 2), (7, 4), (4, 4), (10, 1), (2, 5)])
+def test_as_few_visits_as_possible_see_every_pair(count, wanted):
+    visits = -(-count // wanted)
+    for seed in range(5):
+        picks = [choose_in_turn(count, wanted, seed, Draw(0, 17 + v, v), 'image') for v in range(visits)]
+        assert set(sum(picks, [])) == set(range(count)) and all(len(set(p)) == len(p) == min(count, wanted) for p in picks)
+
+
 def test_flips_move_image_and_masks_together(root, micro_checkpoint):
     dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=128, flip_prob=0.5)
     layouts = set()
-    for _ in range(12):
-        item = dataset[0]
+    for number in range(12):
+        item = dataset[Draw(0, number)]
         # The picture is white exactly on the chosen mask, so its SAM2 input must follow the mask's flip.
         white = item['sample']['sam_pixel_values'].mean(0) > 0
         mask = torch.from_numpy(item['chosen'][0] > 127)
@@ -67,14 +88,16 @@ def test_flips_move_image_and_masks_together(root, micro_checkpoint):
     assert len(layouts) == 4
 
 
-def test_same_seed_same_stream(root, micro_checkpoint):
-    def stream():
-        dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=64, pairs_per_image=1, flip_prob=0.5, seed=5)
-        return [dataset[i % 2] for i in range(6)]
+def test_an_item_is_a_function_of_seed_and_draw(root, micro_checkpoint):
+    def flips(seed, numbers):
+        dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=64, flip_prob=0.5, seed=seed)
+        return [dataset[Draw(0, number)]['chosen'].tobytes() for number in numbers]
 
-    first, second = stream(), stream()
-    assert all(np.array_equal(a['chosen'], b['chosen']) and np.array_equal(a['gaps'], b['gaps'])
-               for a, b in zip(first, second))
+    forwards, backwards = flips(5, range(12)), flips(5, reversed(range(12)))
+    assert forwards == backwards[::-1], 'whatever was read before'
+    assert forwards != flips(6, range(12)) and len(set(forwards)) == 4
+    dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=64, flip_prob=0.5, seed=5)
+    assert len({dataset[0]['chosen'].tobytes() for _ in range(6)}) == 1, 'a plain index is always the same item'
 
 
 def test_collate_says_which_pair_is_whose(root, micro_checkpoint):
@@ -89,7 +112,7 @@ def test_grouped_loss_equals_pair_by_pair(root, micro_checkpoint):
     """One forward pass for all pairs of an image gives the mean of the losses that single pairs give."""
     model = MODELS.build(dict(
         type='Sa2VADPOModel', checkpoint=str(micro_checkpoint), trainable=dict(projector='full'), score_size=64,
-        preference=dict(beta=0.1, sft_weight=1.0))).eval()
+        preference=dict(beta=0.1, supervised_weight=1.0))).eval()
     with torch.no_grad():
         model.policy.text_hidden_fcs[2].bias.add_(0.3)
     dataset = DPOVesselDataset(str(root), str(micro_checkpoint), score_size=64, pairs_per_image=None)
@@ -99,7 +122,7 @@ def test_grouped_loss_equals_pair_by_pair(root, micro_checkpoint):
     with torch.no_grad():
         together = model(**dpo_collate([grouped], str(micro_checkpoint)), mode='loss')
         apart = [model(**dpo_collate([single], str(micro_checkpoint)), mode='loss') for single in singles]
-    for name in ('dpo_loss', 'sft_loss', 'margin'):
+    for name in ('dpo_loss', 'supervised_loss', 'margin'):
         assert together[name].item() == pytest.approx(sum(a[name].item() for a in apart) / 3, abs=1e-5)
     assert abs(together['margin'].item()) > 0
 

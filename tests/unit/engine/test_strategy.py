@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from sa2va_dpo.engine import strategy as module
+from sa2va_dpo.common import processes
 from sa2va_dpo.engine.strategy import fit_to_machine
 from sa2va_dpo.common.errors import InputError
 
@@ -34,6 +34,31 @@ def test_with_a_gpu_deepspeed_runs_as_written(gpus):
     assert cfg.pretty_text == before
     # What a launcher would have set, or DeepSpeed wants MPI.
     assert os.environ['RANK'] == '0' and os.environ['WORLD_SIZE'] == '1' and int(os.environ['MASTER_PORT']) > 0
+
+
+@pytest.mark.parametrize('released, bf16, expected', [
+    (True, True, dict(device='cuda:1', dtype='bfloat16')), (True, False, dict(device='cuda:1')), (False, True, {})])
+def test_released_sizes_are_read_straight_onto_each_process_s_gpu(gpus, monkeypatch, micro_checkpoint, released, bf16,
+                                                                  expected):
+    from sa2va_dpo.models.checkpoint import layout
+
+    gpus(2)
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setattr(layout, 'RELEASED_BYTES', 1000 if released else 10 ** 9)
+    cfg = deepspeed_config(model=dict(checkpoint=str(micro_checkpoint)))
+    cfg.strategy.bf16.enabled = bf16
+    fit_to_machine(cfg)
+    assert cfg.model == dict(checkpoint=str(micro_checkpoint), **expected)
+    # What the user wrote stays.
+    cfg.model = dict(checkpoint=str(micro_checkpoint), device='cpu', dtype='float32')
+    fit_to_machine(cfg)
+    assert cfg.model.device == 'cpu' and cfg.model.dtype == 'float32'
+    gpus(0)
+    cfg = deepspeed_config(model=dict(checkpoint=str(micro_checkpoint)))
+    cfg.launcher = 'none'
+    fit_to_machine(cfg)
+    assert 'device' not in cfg.model and 'dtype' not in cfg.model
 
 
 def test_without_a_gpu_clipping_and_accumulation_survive(gpus):
@@ -66,5 +91,5 @@ def test_environment_of_a_launcher_is_kept(gpus, monkeypatch):
     gpus(4)
     monkeypatch.setenv('RANK', '3')
     monkeypatch.setenv('MASTER_PORT', '1234')
-    module.prepare_process_group_env()
+    processes.prepare_process_group_env()
     assert os.environ['RANK'] == '3' and os.environ['MASTER_PORT'] == '1234'

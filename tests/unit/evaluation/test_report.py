@@ -38,21 +38,6 @@ def test_bad_rows_leave_the_old_report_alone(tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    target = tmp_path / 'metrics.json'
-    target.write_bytes(b'old')
-    monkeypatch.setattr(report.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('disk')))
-    with pytest.raises(OSError):
-        report.write_atomically(target, b'new')
-    assert os.listdir(tmp_path) == ['metrics.json'] and target.read_bytes() == b'old'
-
-
-def test_written_files_have_the_permissions_of_ordinary_files(tmp_path):
-    (tmp_path / 'ordinary').write_bytes(b'')
-    report.write_atomically(tmp_path / 'ours', b'')
-    assert (tmp_path / 'ours').stat().st_mode == (tmp_path / 'ordinary').stat().st_mode
-
-
 def test_png_round_trip(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     report.write_png(tmp_path / 'sub' / 'ü ^(1).png', picture)

@@ -8,7 +8,7 @@ from sa2va_dpo import plugins  # noqa: F401
 from sa2va_dpo.datasets.seg_dataset import FolderMasks
 from sa2va_dpo.inference.input_size import MAX_IMAGES, choose_size, mean_dice, measure_sizes, sizes_around
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint.released import copy_with_sam_size, load_checkpoint
+from sa2va_dpo.models.checkpoint import copy_with_sam_size, load_checkpoint
 
 
 def test_sizes_are_multiples_of_64_around_the_own_one():

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.sa2va import upsample_logits
 
 FAMILIES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')

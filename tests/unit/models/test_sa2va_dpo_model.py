@@ -102,7 +102,7 @@ def test_stored_reference_logits_are_the_reference(micro_checkpoint, data):
 
 
 def test_a_policy_in_memory_takes_the_place_of_a_checkpoint(micro_checkpoint, data):
-    from sa2va_dpo.models.checkpoint.released import load_checkpoint
+    from sa2va_dpo.models.checkpoint import load_checkpoint
 
     # Without adapters, which are drawn at random.
     given = build('no/such/directory', DECODER, policy=load_checkpoint(micro_checkpoint))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint.released import load_checkpoint
+from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.trainable import (PARTS, adapters_disabled, lora_layers, merge_adapters, parameter_groups,
                                              part_of, set_trainable)
 

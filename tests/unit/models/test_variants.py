@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sa2va_dpo.models.checkpoint.released import released_shapes
+from sa2va_dpo.models.checkpoint import released_shapes
 from sa2va_dpo.models.variants import RELEASED
 
 # SAM2 Hiera-L of a real checkpoint: tensors and numbers in them (224.4 M parameters and the 2 x 128 Fourier matrix).

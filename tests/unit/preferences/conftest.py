@@ -28,6 +28,9 @@ class FakePolicy(torch.nn.Module):
         low = F.avg_pool2d(sam_pixel_values.mean(1, keepdim=True), 4)
         return Sam2Features(F.avg_pool2d(low, 4), [low, F.avg_pool2d(low, 2)])
 
+    def image_features(self, batch):
+        return self.encode_image(batch['sam_pixel_values'])
+
     def encode_prompt(self, batch):
         return batch['embedding']
 

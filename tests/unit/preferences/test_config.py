@@ -21,6 +21,10 @@ GOOD = dict(mode='generate', images_dir='i', gt_dir='g', output_dir='o', model_p
     (dict(val_fraction=1.0), '--val_fraction 1.0'),
     (dict(val_fraction=-0.2), '--val_fraction -0.2'),
     (dict(val_fraction=float('inf')), '--val_fraction inf'),
+    (dict(test_fraction=1.0), '--test_fraction 1.0'),
+    (dict(test_fraction=float('nan')), '--test_fraction nan'),
+    (dict(val_fraction=0.5, test_fraction=0.5), '--val_fraction 0.5 and --test_fraction 0.5'),
+    (dict(gt_dir=None, judge=('Agreement',), test_fraction=0.2), '--test_fraction 0.2: without --gt_dir'),
     (dict(seed=-1), '--seed -1'),
     (dict(prompt='  '), '--prompt'),
     (dict(max_candidate_iou=0.0), '--max_candidate_iou'),
@@ -57,6 +61,14 @@ def test_fingerprint_is_that_of_what_is_written(tmp_path):
     one = fingerprint()
     (tmp_path / 'model.safetensors').write_bytes(b'two')
     assert len({base, one, fingerprint()}) == 3
+
+
+def test_fractions_by_default():
+    config = GenerateConfig(**GOOD)
+    assert (config.val_fraction, config.test_fraction) == (0.1, 0.2)
+    config = GenerateConfig(**{**GOOD, 'gt_dir': None}, judge=('Agreement',))
+    assert (config.val_fraction, config.test_fraction) == (0, 0)
+    assert GenerateConfig(**GOOD).fingerprint([]) == GenerateConfig(**GOOD, val_fraction=0.1, test_fraction=0.2).fingerprint([])
 
 
 def test_weights():

@@ -11,6 +11,7 @@ from PIL import Image
 from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.datasets.ground_truth import patient_of
 from sa2va_dpo.datasets.mask_io import read_mask
+from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.preferences import generate
 from sa2va_dpo.preferences.candidates import mask_iou
@@ -22,7 +23,7 @@ from sa2va_dpo.preferences.miner import Miner
 def run(folders, policy, preprocessor):
     def run(images=None, overwrite=False, **changes):
         settings = dict(mode='generate', images_dir=folders.images, gt_dir=folders.gt, output_dir=folders.out,
-                        model_path='given', min_iou_gap=0.02, device='cpu')
+                        model_path='given', min_iou_gap=0.02, device='cpu', val_fraction=0.0, test_fraction=0.0)
         return generate_pairs(GenerateConfig(**{**settings, **changes}), policy, preprocessor, images, overwrite)
     return run
 
@@ -48,8 +49,8 @@ def test_pairs_are_true(run, folders):
         with Image.open(root / record.chosen_mask) as image:
             assert image.mode == 'L' and image.size == Image.open(root / record.image).size
             assert set(np.unique(np.asarray(image))) <= {0, 255}
-        assert record.chosen_iou == pytest.approx(mask_iou(chosen, gt), abs=1e-6)
-        assert record.rejected_iou == pytest.approx(mask_iou(rejected, gt), abs=1e-6)
+        assert record.chosen_iou == mask_iou(chosen, gt) and record.rejected_iou == mask_iou(rejected, gt)
+        assert record.iou_gap == record.chosen_iou - record.rejected_iou
         assert record.iou_gap >= 0.02
         differ = chosen != rejected
         assert record.extra['disagreement_pixels'] == differ.sum()
@@ -92,6 +93,79 @@ def test_validation_patients_are_not_in_the_training_file(run, folders):
         assert np.array_equal(read_mask(root / record.mask), source)
 
 
+def test_by_default_validation_and_test_patients_are_held_out(run, disk, folders, capsys):
+    """Four patients: two for training, one for each other part; the test's files are there, its pairs are not."""
+    for index, make in enumerate((run, disk)):
+        root = folders.root / f'default{index}'
+        report = make(output_dir=str(root), val_fraction=None, test_fraction=None)
+        pairs, val_pairs = (read_pairs(root / name, root) for name in ('dpo_annotations.json', 'dpo_annotations_val.json'))
+        val, test = (read_segs(root / name, root) for name in ('val_annotations.json', 'test_annotations.json'))
+        stems = [{Path(r.image).stem for r in records} for records in (pairs, val_pairs, val, test)]
+        assert len(stems[2]) == len(stems[3]) == 2 and stems[1] <= stems[2] and not stems[2] & stems[3]
+        patients = [{patient_of(stem) for stem in part} for part in (stems[0], stems[2], stems[3])]
+        assert sum(map(len, patients)) == len(set.union(*patients)) == 4
+        assert not [path for path in (root / 'masks').iterdir() if any(path.name.startswith(stem) for stem in stems[3])]
+        for record in test:
+            assert np.array_equal(read_mask(root / record.mask), read_mask(Path(folders.gt) / f'{Path(record.image).stem}_mask.png'))
+            assert (root / record.image).read_bytes() == (Path(folders.images) / Path(record.image).name).read_bytes()
+        assert report['split'] == dict(train=dict(patients=2, images=4), val=dict(patients=1, images=2),
+                                       test=dict(patients=1, images=2))
+        assert report['images'] == 6 and not any('too few' in text for text in report['warnings'])
+        said = capsys.readouterr().out
+        assert said.count('2 images of 1 patients for the test (test_annotations.json, no pairs)') == 2
+        assert '--val_fraction 0 --test_fraction 0' in said
+
+
+def test_switched_off_nothing_is_held_out(run, folders):
+    report = run()
+    assert report['split']['train'] == dict(patients=4, images=8)
+    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(contents(folders.out))
+
+
+@pytest.mark.parametrize('fractions', [{}, dict(val_fraction=0.5)])
+def test_too_few_patients_are_said_and_all_are_trained_on(run, folders, capsys, fractions):
+    report = run(**{**dict(val_fraction=None, test_fraction=None, group_regex='^()'), **fractions})
+    assert report['split']['train'] == dict(patients=1, images=8) and report['train_pairs'] > 20
+    assert any('too few to hold out validation and test' in text for text in report['warnings'])
+    assert 'too few to hold out' in capsys.readouterr().out
+    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(contents(folders.out))
+
+
+def test_a_copy_of_a_test_image_is_not_trained_on(run, folders):
+    """Under another patient's name in both folders: it goes where its original goes."""
+    for i, (image, gt) in enumerate(zip(sorted(Path(folders.images).iterdir()), sorted(Path(folders.gt).iterdir()))):
+        shutil.copy(image, image.with_name(f'copy{i}{image.suffix}'))
+        shutil.copy(gt, gt.with_name(f'copy{i}_mask.png'))
+    report = run(val_fraction=None, test_fraction=None)
+    root = Path(folders.out)
+    parts = [{(root / r.image).read_bytes() for r in records} for records in (
+        read_pairs(root / 'dpo_annotations.json', root), read_segs(root / 'val_annotations.json', root),
+        read_segs(root / 'test_annotations.json', root))]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+    assert report['split']['test'] == dict(patients=1, images=4)
+    assert any('8 images are copies of another' in text for text in report['warnings'])
+
+
+def test_fields_of_view_go_with_the_images_that_are_scored(run, folders):
+    """DRIVE's own layout: mask/<stem>_mask.gif beside images/; only validation and test need it."""
+    field = np.zeros((40, 56), np.uint8)
+    field[1:39, 1:55] = 255
+    (folders.root / 'mask').mkdir()
+    for image in Path(folders.images).iterdir():
+        gt = Path(folders.gt) / f'{image.stem}_mask.png'
+        Image.fromarray(np.minimum(np.asarray(Image.open(gt)), field)).save(gt)
+        Image.fromarray(field).save(folders.root / 'mask' / f'{image.stem}_mask.gif')
+    run(val_fraction=None, test_fraction=None)
+    root = Path(folders.out)
+    records = [record for part in ('val', 'test') for record in read_segs(root / f'{part}_annotations.json', root)]
+    assert len(records) == 4 and len(list((root / 'fov').iterdir())) == 4
+    for record in records:
+        assert record.field_of_view == f'fov/{Path(record.image).stem}.png'
+        assert np.array_equal(read_mask(root / record.field_of_view), field > 0)
+    item = AnnotatedMasks(str(root), 'test_annotations.json')[0]
+    assert np.array_equal(item['field_of_view'], field > 0)
+
+
 def test_same_seed_same_files_other_seed_other_pairs(run, folders, tmp_path):
     run(output_dir=str(tmp_path / 'a'), val_fraction=0.3)
     run(output_dir=str(tmp_path / 'b'), val_fraction=0.3)
@@ -102,7 +176,7 @@ def test_same_seed_same_files_other_seed_other_pairs(run, folders, tmp_path):
 
 @pytest.mark.parametrize('stop_after', [0, 1, 4, 7])
 def test_interrupted_run_ends_as_an_uninterrupted_one(run, folders, tmp_path, monkeypatch, stop_after):
-    run(output_dir=str(tmp_path / 'whole'), val_fraction=0.3)
+    run(output_dir=str(tmp_path / 'whole'), val_fraction=0.3, test_fraction=0.2)
     mine, done = Miner.mine, []
 
     def failing(self, item, pixels):
@@ -113,17 +187,17 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(run, folders, tmp_path, mo
 
     monkeypatch.setattr(Miner, 'mine', failing)
     with pytest.raises(KeyboardInterrupt):
-        run(val_fraction=0.3)
+        run(val_fraction=0.3, test_fraction=0.2)
     out = Path(folders.out)
     assert not (out / 'dpo_annotations.json').exists() and list(out.glob('*journal*'))
     # What a kill can leave: half a line in the journal and half a file beside the masks.
     journal = next(out.glob('*journal*'))
     journal.write_bytes(journal.read_bytes() + b'{"image": "scan')
     (out / 'masks').mkdir(exist_ok=True)
-    (out / 'masks' / 'tmp123.tmp').write_bytes(b'half')
+    (out / 'masks' / '.123-0123456789ab.part').write_bytes(b'half')
     before, again = list(done), []
     monkeypatch.setattr(Miner, 'mine', lambda self, item, pixels: again.append(item.image.name) or mine(self, item, pixels))
-    run(val_fraction=0.3)
+    run(val_fraction=0.3, test_fraction=0.2)
     assert contents(out) == contents(tmp_path / 'whole')
     assert not set(before) & set(again) and len(before) + len(again) == 8
 
@@ -249,12 +323,18 @@ def test_other_judges_are_recorded_beside_iou(run, folders, judge):
 
 @pytest.mark.parametrize('judge', ['Agreement', 'PredictedIoU', 'ExpectedIoU'])
 def test_without_ground_truth(run, folders, judge):
-    report = run(gt_dir=None, judge=(judge,), val_fraction=0.3, min_iou_gap=0.0)
+    report = run(gt_dir=None, judge=(judge,), val_fraction=0.3, test_fraction=None, min_iou_gap=0.0)
     root = Path(folders.out)
     records = read_pairs(root / 'dpo_annotations.json', root)
     assert all(r.extra['iou_estimated'] and r.gt_mask is None for r in records)
     assert report['chosen_agrees_with_ground_truth'] is None and not (root / 'val_annotations.json').exists()
     assert any('no ground truth' in text for text in report['warnings'])
+
+
+def test_without_ground_truth_nothing_is_held_out_unless_asked(run, folders):
+    report = run(gt_dir=None, judge=('Agreement',), val_fraction=None, test_fraction=None, min_iou_gap=0.0)
+    assert report['split']['train']['images'] == 8 and any('no patient is held out' in text for text in report['warnings'])
+    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(contents(folders.out))
 
 
 def test_linked_images(run, folders):
@@ -369,7 +449,6 @@ MALFORMED = {
                                'same stem'),
     'group_regex is no expression': (lambda f: None, dict(group_regex='(', val_fraction=0.5), 'not a regular expression'),
     'group_regex does not match': (lambda f: None, dict(group_regex=r'^case', val_fraction=0.5), 'does not match'),
-    'one patient cannot be split': (lambda f: None, dict(group_regex='^()', val_fraction=0.5), 'one patient'),
     'output is a file': (lambda f: _write(f.out), {}, 'is a file'),
     'output holds a foreign annotation file': (lambda f: _write(Path(f.out, 'dpo_annotations.json'), b'[]'), {}, 'did not make'),
     'output holds a broken report': (lambda f: _write(Path(f.out, 'generation_report.json'), b'{'), {}, '--overwrite'),

@@ -1,8 +1,12 @@
 """Judges by hand on strips of pixels, and in the order that each is for."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from sa2va_dpo.preferences.candidates import Candidate
+from sa2va_dpo.datasets.mask_io import write_mask
+from sa2va_dpo.preferences import votes  # noqa: F401  (registers its judges)
+from sa2va_dpo.preferences.candidates import Candidate, Context
 from sa2va_dpo.preferences.judges import (JUDGES, Agreement, BettiError, BoundaryDistance, ClDice, Dice, Evidence,
                                                ExpectedIoU, IoU, Mixture, PredictedIoU)
 
@@ -80,9 +84,15 @@ def test_reference_without_ground_truth_is_the_majority():
 
 
 @pytest.mark.parametrize('name', [name for name in JUDGES.module_dict])
-def test_every_judge_stays_in_0_to_1(name):
+def test_every_judge_stays_in_0_to_1(name, tmp_path):
+    arguments = {}
+    if name == 'Committee':
+        write_mask(tmp_path / 'picture.png', np.eye(16, dtype=bool))
+        arguments = dict(folders=[str(tmp_path)])
     rng = np.random.default_rng(0)
     candidates = [Candidate(rng.random((16, 16)) > p, 'x', 0.5) for p in (0.1, 0.5, 0.9, 2)]
     for gt in (rng.random((16, 16)) > 0.5, np.zeros((16, 16), bool)):
-        scores = JUDGES.module_dict[name]().scores(candidates, Evidence(gt, lambda: gt.astype(np.float32)))
+        sampler = SimpleNamespace(probability=lambda view: gt.astype(np.float32))
+        evidence = Evidence(gt, lambda: gt.astype(np.float32), Context('picture', gt.shape, 0, gt, sampler))
+        scores = JUDGES.module_dict[name](**arguments).scores(candidates, evidence)
         assert len(scores) == 4 and np.all((scores >= 0) & (scores <= 1))

@@ -37,7 +37,16 @@ def test_a_gap_of_exactly_the_minimum_is_kept():
     assert select_pairs(AllPairs(), scored, 0.06) == ([], 1)
 
 
+@pytest.mark.parametrize('scores, gap, kept', [
+    ((0.85, 0.80), 0.05, True), ((0.9, 0.8), 0.1, True), ((0.3, 0.2), 0.1, True),
+    # One pixel of a million less than the gap: rounding to six digits would let half of it pass.
+    ((0.85, 0.8000004), 0.05, False), ((0.85, 0.800001), 0.05, False), ((0.85, 0.7999996), 0.05, True)])
+def test_the_gap_is_compared_unrounded(scores, gap, kept):
+    assert len(select_pairs(AllPairs(), Scored(scores, SCORED.masks[:2], GT), gap)[0]) == kept
+
+
 def test_ties_make_no_pair_even_without_a_gap():
+    assert select_pairs(AllPairs(), Scored([0.1 + 0.2, 0.3], SCORED.masks[:2], GT), 0) == ([], 1)
     assert select_pairs(AllPairs(), Scored([0.7, 0.7, 0.7], SCORED.masks[:3], GT), 0) == ([], 3)
 
 
@@ -70,3 +79,24 @@ def test_hard_negatives_cut_vessels_with_few_pixels():
     scored = Scored([1.0, 0.75, 0.4], [gt, gap, thick], gt)
     assert select_pairs(HardNegatives(), scored, 0.1)[0][0] == (0, 1)
     assert select_pairs(AllPairs(), scored, 0.1)[0][0] == (0, 2)
+
+
+def test_hard_negatives_rank_by_difference_per_pixel_of_disagreement():
+    """The larger centreline difference at far more pixels comes second: each of them decides less."""
+    gt = np.zeros((60, 100), bool)
+    gt[28:31, 5:95] = True                # 3 x 90 = 270 pixels
+    cut, blob = gt.copy(), gt.copy()
+    cut[28:31, 40:54] = False             # 42 pixels
+    blob[28:31] = False
+    blob[:25] = True                      # 2500 + 270 pixels, none of the centreline
+    scored = Scored([1.0, 0.8, 0.2], [gt, cut, blob], gt)
+    small, large = (abs(scored.cldice[0] - scored.cldice[i]) for i in (1, 2))
+    assert large > small > 0, 'without the division the larger difference would come first'
+    assert small / 42 > large / 2770
+    pairs = select_pairs(HardNegatives(), scored, 0.1)[0]
+    assert pairs.index((0, 1)) < pairs.index((0, 2))
+
+
+@pytest.mark.parametrize('stop, over', [(9, False), (10, False), (11, True)])
+def test_a_mask_of_equal_size_does_not_over_segment(stop, over):
+    assert Scored([0.9], [span(0, stop)], GT).over_segments(0) == over

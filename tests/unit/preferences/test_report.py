@@ -3,7 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from sa2va_dpo.datasets.splits import Split
 from sa2va_dpo.preferences.report import format_report, source_kind, summarise_pairs
+
+NONE = Split([], patients=dict(train=2, val=0, test=0))
 
 
 def pair(image='images/a.png', gap=0.2, chosen='greedy', rejected='threshold:0.3', pixels=100, agreement=0.7, **more):
@@ -22,7 +25,7 @@ def config(**changes):
 
 def test_figures():
     pairs = [pair(gap=0.1), pair(gap=0.3, pixels=300, agreement=0.9)]
-    report = summarise_pairs(pairs, [pair()], [entry('a.png', pairs), entry('b.png', [])], config(), ['c.png'])
+    report = summarise_pairs(pairs, [pair()], [entry('a.png', pairs), entry('b.png', [])], config(), ['c.png'], NONE)
     assert (report['train_pairs'], report['val_pairs'], report['images'], report['train_images']) == (2, 1, 2, 1)
     assert report['images_without_pairs'] == ['b.png'] and report['pairs_by_image'] == {'a.png': 2, 'b.png': 0}
     assert report['duplicates_removed'] == 4 and report['pairs_dropped_for_gap'] == 6
@@ -37,7 +40,7 @@ def test_figures():
 
 
 def warnings(pairs, **changes):
-    return ' | '.join(summarise_pairs(pairs, [], [entry('a.png', pairs)], config(**changes), [])['warnings'])
+    return ' | '.join(summarise_pairs(pairs, [], [entry('a.png', pairs)], config(**changes), [], NONE)['warnings'])
 
 
 def test_warnings():
@@ -54,13 +57,13 @@ def test_warnings():
 
 def test_a_judge_that_disagrees_is_counted():
     pairs = [pair(gap=-0.1, judge='ClDice', chosen_score=0.8, rejected_score=0.4), pair()]
-    report = summarise_pairs(pairs, [], [entry('a.png', pairs)], config(), [])
+    report = summarise_pairs(pairs, [], [entry('a.png', pairs)], config(), [], NONE)
     assert report['judge_disagrees_with_iou'] == 1 and report['gap_mean'] == pytest.approx(0.3)
     assert any('lower or equal IoU in 1 of 2' in text for text in report['warnings'])
 
 
 def test_no_pair_at_all():
-    report = summarise_pairs([], [], [entry('a.png', [])], config(), [])
+    report = summarise_pairs([], [], [entry('a.png', [])], config(), [], NONE)
     assert report['gap_mean'] is None and '0 training pairs' in format_report(report)
 
 

@@ -64,3 +64,23 @@ def test_other_prompt(sampler, policy):
     sampler.masks([Request(), Request(prompt='a longer question')])
     assert policy.encoded_images == 1  # the image is not encoded again
     assert torch.is_grad_enabled()
+
+
+def test_mirrored_views_come_from_what_is_cached(policy, preprocessor, drawing):
+    """What the sample of a mirrored view holds is used as it is; other views, questions and checkpoints are computed."""
+    image, _ = drawing
+    asked = []
+
+    def frozen(horizontal, vertical):
+        asked.append((horizontal, vertical))
+        picture = image[:, ::-1] if horizontal else image
+        return preprocessor(np.ascontiguousarray(picture[::-1] if vertical else picture), 'q')
+
+    plain = PolicySampler(Policies(None, 'cpu', policy, preprocessor), image, 'x', 'q', 0)
+    cached = PolicySampler(Policies(None, 'cpu', policy, preprocessor), image, 'x', 'q', 0, frozen)
+    requests = [Request(view=view) for view in ('identity', 'hflip', 'vflip', 'rot180', 'rot90')] + [Request(prompt='other')]
+    for (mask, iou), (expected, expected_iou) in zip(cached.masks(requests), plain.masks(requests), strict=True):
+        assert np.array_equal(mask, expected) and iou == expected_iou
+    assert asked == [(False, False), (True, False), (False, True), (True, True)]
+    nothing = PolicySampler(Policies(None, 'cpu', policy, preprocessor), image, 'x', 'q', 0, lambda *_: None)
+    assert np.array_equal(nothing.masks([Request()])[0][0], plain.masks([Request()])[0][0])

@@ -1,1 +1,20 @@
-"""Reading and writing the released checkpoint layout; the public door is ``models/hf_checkpoint.py``."""
+"""Every format of weights on disk, behind one door: other rooms import from here and read no weight file themselves.
+
+``layout`` (what a directory says about itself), ``reading``, ``exporting`` and ``new`` (the released Hugging Face
+layout, exact both ways), ``adapter`` (what was trained, on a base), ``run`` (what a training run saved),
+``upstream_pth`` (what upstream's trainer saved). Nothing from a checkpoint is ever executed: weights are safetensors
+or ``weights_only`` pickles, configuration is JSON, and ``.py`` files are only copied along.
+"""
+from .adapter import base_hash, check_base, export_adapter, load_adapter
+from .exporting import copy_with_sam_size, export_checkpoint
+from .initialise import initialise
+from .layout import (SAM2_DIMS, base_directory, default_dtype, empty_weights, is_adapter, is_released_size, read_config,
+                     read_sam2_dims, released_shapes)
+from .new import init_checkpoint
+from .reading import Source, load_checkpoint, read_again
+from .run import check_names, load_trained_tensors, read_trained_tensors, weights_only_loads
+
+__all__ = ['SAM2_DIMS', 'Source', 'base_directory', 'base_hash', 'check_base', 'check_names', 'copy_with_sam_size',
+           'default_dtype', 'empty_weights', 'export_adapter', 'export_checkpoint', 'init_checkpoint', 'initialise',
+           'is_adapter', 'is_released_size', 'load_adapter', 'load_checkpoint', 'load_trained_tensors', 'read_again',
+           'read_config', 'read_sam2_dims', 'read_trained_tensors', 'released_shapes', 'weights_only_loads']

@@ -1,8 +1,9 @@
 """A trained model as a small adapter beside its start checkpoint, instead of a merged copy.
 
 ``adapter_model.safetensors`` and ``adapter_config.json`` are in peft's own format (LoRA factors under
-``base_model.model.<module>``); ``trained_tensors.safetensors`` holds the tensors that were trained fully, by their name in
-``Sa2VAModel``; ``base_checkpoint.json`` says what it belongs on.
+``base_model.model.<module>``); ``trained_tensors.safetensors`` holds the tensors that were trained fully, by their
+name in ``Sa2VAModel``; ``base_checkpoint.json`` says what it belongs on: where that checkpoint was, a hash of its
+weights, and its names and shapes.
 """
 from __future__ import annotations
 
@@ -17,12 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import new_directory, read_json, write_json
 from sa2va_dpo.models.trainable import lora_layers
-from .store import read_safetensors
+from .layout import ADAPTER_BASE, SAM2_DIMS, assign, is_adapter, json_object
+from .store import CheckpointStore, read_safetensors
 
 _PREFIX = 'base_model.model.'
 _WEIGHTS, _CONFIG, _TRAINED = 'adapter_model.safetensors', 'adapter_config.json', 'trained_tensors.safetensors'
-_BASE = 'base_checkpoint.json'
+# Read of each weight file for its hash: this many pieces, evenly spread. A training step changes nearly every number.
+_PIECES, _PIECE_BYTES = 64, 1 << 16
 
 
 def _base_fingerprint(model: nn.Module) -> str:
@@ -33,11 +37,65 @@ def _base_fingerprint(model: nn.Module) -> str:
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
 
 
-def write_adapter(model: nn.Module, directory: Path, base: str) -> None:
+def base_hash(directory: str | os.PathLike) -> str:
+    """SHA-256, hex, of what makes a checkpoint the base of an adapter: size and evenly spread pieces of its weight
+    files (all of a small one), and its SAM2 sizes; of an adapter, its own files likewise and the hash of its base.
+
+    The weights of released checkpoints are too large to be read a second time for a hash of every byte.
+    """
+    directory = Path(directory)
+    total = hashlib.sha256()
+    if is_adapter(directory):
+        names = [_WEIGHTS, _TRAINED]
+        # Of its record the hash alone: the path in it may be corrected.
+        total.update(str(json_object(directory / ADAPTER_BASE).get('weights')).encode())
+    else:
+        names = [*CheckpointStore(directory).files, SAM2_DIMS]
+    for path in (directory / name for name in names):
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        total.update(size.to_bytes(8, 'little'))
+        step = max(_PIECE_BYTES, (size - _PIECE_BYTES) // (_PIECES - 1))
+        with open(path, 'rb') as file:
+            for start in range(0, size, step):
+                file.seek(start)
+                total.update(file.read(_PIECE_BYTES))
+    return total.hexdigest()
+
+
+def check_base(directory: str | os.PathLike, base: str | os.PathLike) -> None:
+    """Raise InputError unless ``base`` is the checkpoint from which the adapter in ``directory`` was trained."""
+    recorded = json_object(Path(directory) / ADAPTER_BASE)
+    if recorded.get('weights') != base_hash(base):
+        raise InputError(f'{directory}: this adapter was trained from another checkpoint than {base} (its weights or '
+                         f'its {SAM2_DIMS} differ); give the one that was at {recorded.get("checkpoint")}')
+
+
+def export_adapter(model: nn.Module, out_dir: str | os.PathLike) -> Path:
+    """Write what was trained as an adapter, to be loaded like a checkpoint or put on its base with
+    :func:`load_adapter`.
+
+    Args:
+        model: with its LoRA layers in place and ``requires_grad`` as in training.
+        out_dir: new or empty; it appears only when complete.
+
+    Raises:
+        InputError: the output directory is in use.
+        ValueError: the model has neither LoRA layers nor trainable tensors, or came from no checkpoint.
+    """
+    if model.source is None:
+        raise ValueError('the model came from no checkpoint: there is nothing that its adapter could belong on')
+    with new_directory(Path(out_dir)) as part:
+        write_adapter(model, part, model.source.given)
+    return Path(out_dir)
+
+
+def write_adapter(model: nn.Module, directory: Path, base: Path) -> None:
     """Write the adapter files into an existing directory.
 
     Args:
-        base: where the start checkpoint is, noted in the configuration.
+        base: the start checkpoint, or the adapter that was merged into it before training.
 
     Raises:
         ValueError: the model has neither LoRA layers nor trainable tensors.
@@ -62,19 +120,22 @@ def write_adapter(model: nn.Module, directory: Path, base: str) -> None:
 
     if factors:
         first = next(iter(ranks))
-        config = dict(peft_type='LORA', base_model_name_or_path=base, inference_mode=True, bias='none', lora_dropout=0.0,
-                      r=ranks[first], lora_alpha=alphas[first], target_modules=sorted(ranks),
+        config = dict(peft_type='LORA', base_model_name_or_path=str(base), inference_mode=True, bias='none',
+                      lora_dropout=0.0, r=ranks[first], lora_alpha=alphas[first], target_modules=sorted(ranks),
                       rank_pattern=ranks, alpha_pattern=alphas, use_rslora=rslora.pop())
-        (directory / _CONFIG).write_text(json.dumps(config, indent=1) + '\n')
+        write_json(directory / _CONFIG, config)
         save_file(plain(factors), directory / _WEIGHTS, metadata={'format': 'pt'})
     if trained:
         save_file(plain(trained), directory / _TRAINED, metadata={'format': 'pt'})
-    (directory / _BASE).write_text(json.dumps(dict(checkpoint=base, shapes=_base_fingerprint(model)), indent=1) + '\n')
+    write_json(directory / ADAPTER_BASE,
+               dict(checkpoint=str(base), weights=base_hash(base), shapes=_base_fingerprint(model)))
 
 
 @torch.no_grad()
-def apply_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
-    """Put an adapter onto the start checkpoint's model, in place (LoRA layers are injected, frozen).
+def load_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
+    """Put an adapter onto the model of its base checkpoint, in place (LoRA layers are injected, frozen).
+
+    That the checkpoint is the one it was trained from is for :func:`check_base`.
 
     Returns:
         Number of tensors taken from the adapter.
@@ -83,10 +144,8 @@ def apply_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
         InputError: no adapter there, or a tensor that does not fit this model, named.
     """
     directory = Path(directory)
-    try:
-        base = json.loads((directory / _BASE).read_text())
-    except (OSError, ValueError):
-        raise InputError(f'{directory / _BASE}: missing or unreadable; give the directory of an adapter') from None
+    remedy = 'give the directory of an adapter'
+    base = read_json(directory / ADAPTER_BASE, remedy, remedy, kind=dict)
     if base.get('shapes') != _base_fingerprint(model):
         raise InputError(f'{directory}: this adapter belongs to another model; put it on the checkpoint that it was '
                          f'trained from ({base.get("checkpoint")})')
@@ -94,7 +153,7 @@ def apply_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
     factors = {}
     if (directory / _CONFIG).is_file():
         try:
-            fields = json.loads((directory / _CONFIG).read_text())
+            fields = read_json(directory / _CONFIG, kind=dict)
             config = LoraConfig(**{k: fields[k] for k in ('r', 'lora_alpha', 'target_modules', 'rank_pattern',
                                                           'alpha_pattern', 'use_rslora')})
         except (ValueError, KeyError, TypeError) as error:
@@ -114,7 +173,11 @@ def apply_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
     for name, parameter, tensor in pairs:
         if parameter.shape != tensor.shape:
             raise InputError(f'{directory}: {name} has shape {list(tensor.shape)}, this model {list(parameter.shape)}')
+    places = {id(parameter): name for name, parameter in model.named_parameters()}
     for _, parameter, tensor in pairs:
-        parameter.copy_(tensor)
+        if parameter.is_meta:
+            assign(model, places[id(parameter)], tensor)
+        else:
+            parameter.copy_(tensor)
     model.requires_grad_(False)
     return len(pairs)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.optional import extra
+from .layout import assign
 
 
 def allow_run_state() -> None:
@@ -82,7 +84,8 @@ def read_trained_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         with weights_only_loads():
             if path.is_dir():
-                from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+                with extra('train', f'{path}: a DeepSpeed checkpoint'):
+                    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
                 return dict(get_fp32_state_dict_from_zero_checkpoint(
                     str(path.parent), tag=path.name, exclude_frozen_parameters=True))
@@ -106,7 +109,7 @@ def load_trained_tensors(model: nn.Module, path: str | Path) -> int:
     """Copy a checkpoint's tensors into ``model``; every trainable tensor must be there and nothing else.
 
     Args:
-        model: a ``Sa2VASegModel`` built from the run's own config.
+        model: a run model built from the run's own config, or with its ``trainable`` (on the meta device as well).
 
     Returns:
         The number of tensors copied.
@@ -118,7 +121,10 @@ def load_trained_tensors(model: nn.Module, path: str | Path) -> int:
     check_names(model, tensors, path)
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+        if parameters[name].is_meta:
+            assign(model, name, tensor.float())
+        else:
+            parameters[name].copy_(tensor)
     return len(tensors)
 
 

@@ -6,7 +6,6 @@ Pickle files (``.bin``) are opened with ``weights_only=True`` only.
 """
 from __future__ import annotations
 
-import json
 import math
 import os
 import pickle
@@ -20,6 +19,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import parse_json, read_json
 
 DTYPES = {
     'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
@@ -67,12 +67,15 @@ def read_safetensors_header(path: Path) -> tuple[bytes, dict[str, TensorInfo]]:
                              f'{size}); download it again')
         raw = f.read(length)
     try:
-        table = json.loads(raw)
+        table = parse_json(raw)
         entries = {}
         for key, entry in table.items():
             if key == '__metadata__':
                 continue
             start, end = entry['data_offsets']
+            # bool is an int to Python, a float compares like one: neither is a size.
+            if any(type(number) is not int or number < 0 for number in (start, end, *entry['shape'])):
+                raise ValueError(f'{key}: sizes and offsets must be whole numbers')
             shape, dtype = tuple(entry['shape']), DTYPES.get(entry['dtype'])
             if dtype is None:
                 raise InputError(f'{path}: {key}: dtype {entry["dtype"]} is not supported; store it as one of '
@@ -199,7 +202,7 @@ class CheckpointStore:
     def _read_index(self, index: str) -> None:
         path = self.directory / index
         try:
-            weight_map = json.loads(path.read_text())['weight_map']
+            weight_map = read_json(path, 'download it again', kind=dict)['weight_map']
             self.files = sorted(set(weight_map.values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f'{path}: no readable weight_map ({error}); download it again') from None

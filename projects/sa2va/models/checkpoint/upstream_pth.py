@@ -7,8 +7,6 @@ LoRA: Hu et al., arXiv 2106.09685: W + alpha / r * B A.
 """
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,10 @@ import torch
 
 from .run import read_trained_tensors, weights_only_loads
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_json
+from .exporting import write_directory_like
+from .layout import read_config
 from .store import CheckpointStore
-from .released import read_config, write_directory_like
 
 _LORA = re.compile(r'(.*)\.lora_(A|B)(?:\.[^.]+)?\.weight$')
 _SAVED = re.compile(r'(.*)\.modules_to_save\.[^.]+\.(weight|bias)$')
@@ -164,25 +164,3 @@ def convert(pth: str | Path, base: str | Path, output: str | Path, lora_alpha: f
         counts[kind] = counts.get(kind, 0) + 1
     return dict(checkpoint=where, base=str(base), counts=counts, superseded=sorted(plan.superseded),
                 tensors=dict(sorted(origin.items())))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``tools/convert_pth.py``."""
-    parser = argparse.ArgumentParser(description='Upstream trainer checkpoint over a base directory -> released layout.')
-    parser.add_argument('pth', help='iter_N.pth, a file or a DeepSpeed directory')
-    parser.add_argument('base', help='released-layout directory that the run was started from')
-    parser.add_argument('output', help='directory to write; new or empty')
-    parser.add_argument('--lora-alpha', type=float, help='default: what the stored config says')
-    parser.add_argument('--rslora', action='store_true', help='the run used rank-stabilised LoRA')
-    parser.add_argument('--report', metavar='FILE', help='JSON: where every tensor came from')
-    args = parser.parse_args(argv)
-    report = convert(args.pth, args.base, args.output, args.lora_alpha, args.rslora)
-    if args.report:
-        Path(args.report).write_text(json.dumps(report, indent=1) + '\n')
-    for name, text in report['tensors'].items():
-        if text != 'base':
-            print(f'{name}: {text}')
-    for key in report['superseded']:
-        print(f'superseded, not used: {key}')
-    print(f'{args.output}: ' + ', '.join(f'{n} {kind}' for kind, n in sorted(report['counts'].items())))
-    return 0

@@ -7,7 +7,7 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import nn
 
-from sa2va_dpo.models.checkpoint.run import (check_names, load_trained_tensors, read_trained_tensors,
+from sa2va_dpo.models.checkpoint import (check_names, load_trained_tensors, read_trained_tensors,
                                                  weights_only_loads)
 from sa2va_dpo.common.errors import InputError
 
@@ -79,3 +79,39 @@ def test_unusable_files_are_named(tmp_path, write, words):
     with pytest.raises(InputError, match=words) as error:
         read_trained_tensors(path)
     assert 'iter_9.pth' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_what_ddp_wrapped_is_read_under_its_plain_name(tmp_path):
+    torch.save(dict(state_dict={f'module.{name}': tensor for name, tensor in state().items()}), tmp_path / 'iter_1.pth')
+    model = Model()
+    assert load_trained_tensors(model, tmp_path / 'iter_1.pth') == 2 and model.open.weight.eq(1).all()
+
+
+@pytest.mark.parametrize('change', [{'open.bias': None}, {'frozen.bias': torch.zeros(3)}, {'open.bias': torch.zeros(4)},
+                                    {'stranger': torch.zeros(1)}])
+def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path, change):
+    torch.save(dict(state_dict=state(**change)), tmp_path / 'iter_1.pth')
+    model = Model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(InputError, match='iter_1.pth'):
+        load_trained_tensors(model, tmp_path / 'iter_1.pth')
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_only_open_tensors_are_asked_for():
+    """Those that are frozen must not be there, those that are open must, one of each kind named with its count."""
+    model = Model()
+    check_names(model, state(), 'iter_1.pth')
+    model.frozen.requires_grad_(True)
+    with pytest.raises(InputError, match='2 trained tensors of this config are missing, first frozen.bias'):
+        check_names(model, state(), 'iter_1.pth')
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match='2 tensors have no place in this config, first open.bias'):
+        check_names(model, state(), 'iter_1.pth')
+
+
+def test_tensors_of_a_model_on_the_meta_device_are_put_in_place_in_float32(tmp_path):
+    torch.save(dict(state_dict=state(**{'open.weight': torch.ones(3, 2, dtype=torch.bfloat16)})), tmp_path / 'iter_1.pth')
+    model = Model().to('meta')
+    assert load_trained_tensors(model, tmp_path / 'iter_1.pth') == 2
+    assert model.open.weight.dtype == torch.float32 and model.open.weight.requires_grad and model.frozen.weight.is_meta

@@ -1,0 +1,98 @@
+"""Tables, the plot of Dice against clicks, and shares of the labels' value, of the finished runs of ``label_study.py``."""
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .report import interval
+
+FIELDS = ('data', 'labelled', 'train', 'test', 'seed', 'regime', 'rounds', 'steps', 'lr', 'dice', 'cldice', 'validation', 'clicks',
+          'greedy_iou', 'best_iou', 'chosen_iou', 'taken_back', 'mining_seconds', 'seconds')
+
+
+def report(out: Path) -> None:
+    """``results.csv``, ``results.md`` and ``results.png`` in ``out``."""
+    from .regimes import regimes
+
+    rows = [json.loads(path.read_text()) for path in sorted((out / 'runs').glob('*.json'))]
+    if not rows:
+        print('no finished run yet')
+        return
+    with open(out / 'results.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, FIELDS, extrasaction='ignore')
+        writer.writeheader()
+        writer.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    value = {(r['data'], r['labelled'], r['regime'], r['seed']): r for r in rows}
+    twins = {regime.name: regime.twin for regime in regimes()}
+    order = ['start', *dict.fromkeys(regime.name for regime in regimes())]
+    order += sorted({r['regime'] for r in rows} - set(order))
+    lines = []
+    for data, k in sorted({(r['data'], r['labelled']) for r in rows}):
+        start = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, 'start')}
+        full = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, 'all masks drawn')}
+        one = next(iter(start.values()))
+        lines += [f'\n### {data}: {k} labelled of {one["train"]}, {one["test"]} test images, start Dice '
+                  f'{np.mean([r["dice"] for r in start.values()]):.4f}, clDice {np.mean([r["cldice"] for r in start.values()]):.4f}\n',
+                  '| regime | seeds | clicks | change of Dice | share of the labels\' value | change of clDice | worst seed | '
+                  'preference term alone |', '|---|---|---|---|---|---|---|---|']
+        for name in order[1:]:
+            runs = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, name) and s in start}
+            if not runs:
+                continue
+            gains = [runs[s]['dice'] - start[s]['dice'] for s in sorted(runs)]
+            gap = [full[s]['dice'] - start[s]['dice'] for s in sorted(runs) if s in full]
+            share = f'{np.mean(gains) / np.mean(gap):.0%}' if len(gap) == len(gains) and np.mean(gap) > 0 else ''
+            twin = twins.get(name)
+            pairs = [runs[s]['dice'] - value[data, k, twin, s]['dice'] for s in sorted(runs) if (data, k, twin, s) in value]
+            lines.append('| ' + ' | '.join([
+                name, str(len(runs)), str(round(np.mean([r['clicks'] for r in runs.values()]))), interval(gains), share,
+                interval([runs[s]['cldice'] - start[s]['cldice'] for s in sorted(runs)]), f'{min(gains):+.4f}',
+                interval(pairs) if pairs else '']) + ' |')
+    (out / 'results.md').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+    _plot(out, rows)
+
+
+def _plot(out: Path, rows: list[dict]) -> None:
+    """Test Dice against the number of clicks; drawn masks and no help at all on the same axis."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    panels = sorted({(r['data'], r['labelled']) for r in rows})
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.4 * columns, 3.6 * lines), squeeze=False)
+    for axis in axes.flat[len(panels):]:
+        axis.remove()
+    for axis, (data, k) in zip(axes.flat, panels):
+        start = {r['seed']: r['dice'] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, 'start')}
+
+        def mean(name: str, key: str, data=data, k=k, start=start) -> float | None:
+            found = [r for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name) and r['seed'] in start]
+            if not found:
+                return None
+            if key == 'dice':  # by seed against its own start: recipes may have run on other seeds
+                return float(np.mean(list(start.values())) + np.mean([r['dice'] - start[r['seed']] for r in found]))
+            return float(np.mean([r[key] for r in found]))
+
+        for name, label, style in (('start', 'k labelled', 'k:'), ('all masks drawn', 'all masks drawn', 'C1--'),
+                                   ('consensus, 4 rounds, guard', 'consensus, nobody looks', 'C7-.')):
+            level = mean(name, 'dice')
+            if level is not None:
+                axis.plot([0, 1], [level, level], style, transform=axis.get_yaxis_transform(), label=label)
+        for kind, colour, marker in (('picks', 'C0', 'o'), ('region picks', 'C2', 's')):
+            for suffix, fill in (('', 'none'), (', normalised x 0.3', colour)):
+                names = [f'{kind}, {rounds} round{"s" if rounds > 1 else ""}{suffix}' for rounds in (1, 4, 8)]
+                points = sorted((mean(name, 'clicks'), mean(name, 'dice')) for name in names if mean(name, 'dice') is not None)
+                if points:
+                    axis.plot(*zip(*points), marker=marker, color=colour, markerfacecolor=fill, label=kind + suffix)
+        axis.set_xlim(left=0)
+        axis.set(title=f'{data}, k = {k}', xlabel='clicks', ylabel='test Dice')
+        axis.legend(fontsize='x-small')
+    figure.tight_layout()
+    figure.savefig(out / 'results.png', dpi=110)

@@ -1,0 +1,76 @@
+"""Lists of images with masks, and whether two lists share a patient or a picture."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Iterable, Sequence
+
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from sa2va_dpo.datasets.field_of_view import find_field_of_view
+from sa2va_dpo.datasets.ground_truth import patient_of
+from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
+from sa2va_dpo.datasets.samples import digest_of_array
+from .state import Labelled
+
+
+class ListedMasks(Dataset):
+    """A source for ``VesselSegDataset``: these images, in this order, with one prompt."""
+
+    def __init__(self, items: Sequence[Labelled], prompt: str) -> None:
+        self.items, self.prompt = list(items), prompt
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self.items[index]
+        field = find_field_of_view(Path(item.image), Path(item.mask))
+        return dict(image=read_image_rgb(item.image), mask=read_mask(item.mask), prompt=self.prompt,
+                    image_id=Path(item.image).stem, field_of_view=None if field is None else read_mask(field))
+
+
+def pixel_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Path -> hash of the decoded picture: a copy under another name, or in another lossless format, has the same.
+
+    Raises:
+        InputError: a file that cannot be read as an image.
+    """
+    paths = list(dict.fromkeys(map(str, paths)))
+    with ThreadPoolExecutor(4) as pool:
+        hashes = pool.map(lambda path: digest_of_array(read_image_rgb(path)), paths)
+        bar = tqdm(hashes, total=len(paths), desc='comparing pictures', unit='image', disable=len(paths) < 200)
+        return dict(zip(paths, bar))
+
+
+def shared_with(test: Sequence[Labelled], others: Iterable[str | Path], group_regex: str | None) -> dict[str, str]:
+    """Which test images are known to training or validation.
+
+    Args:
+        others: every image that training or validation looks at, wherever it lies.
+        group_regex: see ``patient_of``.
+
+    Returns:
+        Path of the test image -> why: the same patient as, or the same picture as, one of ``others``.
+
+    Raises:
+        InputError: an image cannot be read, or ``group_regex`` does not match a stem.
+    """
+    others = list(dict.fromkeys(map(str, others)))
+    patients = {patient_of(Path(path).stem, group_regex): path for path in reversed(others)}
+    pictures = {value: path for path, value in reversed(pixel_hashes(others).items())}
+    found = {}
+    for path, value in pixel_hashes(item.image for item in test).items():
+        same = patients.get(patient_of(Path(path).stem, group_regex))
+        if same is not None:
+            found[path] = f'same patient as {same}'
+        elif value in pictures:
+            found[path] = f'same picture as {pictures[value]}'
+    return found
+
+
+def name_some(found: dict[str, str], most: int = 3) -> str:
+    """The first of :func:`shared_with`'s findings, for one line."""
+    some = [f'{path} ({why})' for path, why in list(found.items())[:most]]
+    return ', '.join(some) + (f' and {len(found) - most} more' if len(found) > most else '')

@@ -1,0 +1,54 @@
+"""Stage 3: the preference pairs, made from the start's own candidates or found on disk."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json
+from sa2va_dpo.datasets.annotations import read_pairs, read_segs
+from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
+from .settings import PAIRS_FILE, VAL_FILE, JobSettings
+from .state import JobState
+from .talk import say
+
+
+def run(settings: JobSettings, state: JobState) -> JobState:
+    """Fill ``pairs``, ``train_pairs``, ``train_images`` and ``validates``.
+
+    Raises:
+        InputError: no pair came out, or the pairs on disk are bad.
+    """
+    if not state.images and settings.pairs is None:
+        say('no image has a mask: nothing can be validated or tested, the last checkpoint will be taken unseen')
+        state.pairs, state.validates = str(settings.work_dir / 'pairs'), False
+        return state
+    if settings.pairs is not None:
+        root = Path(settings.pairs)
+        records = read_pairs(root / PAIRS_FILE, root)
+        state.train_pairs, state.train_images = len(records), len({record.image for record in records})
+        say(f'preference pairs that exist: {state.train_pairs} of {state.train_images} images in {root}')
+        state.pairs = str(root)
+        state.validates = (root / VAL_FILE).is_file() and bool(read_json(root / VAL_FILE, 'generate the pairs again', kind=list))
+        if not state.validates:
+            print(f'{root / VAL_FILE}: names no image: training runs without validation, and the last checkpoint is taken unseen', flush=True)
+        return state
+    say(f'preference pairs from {len(state.images)} images')
+    root = settings.work_dir / 'pairs'
+    report = generate_pairs(GenerateConfig(
+        mode='generate', images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
+        model_path=state.start, num_samples=settings.num_samples, min_iou_gap=settings.min_iou_gap,
+        max_pairs_per_image=settings.max_pairs_per_image, val_fraction=settings.val_fraction, test_fraction=0.0, seed=settings.seed,
+        group_regex=settings.group_regex, include_gt=settings.gt_candidate,
+        **({'prompt': settings.prompt} if settings.prompt else {})), images=[Path(item.image) for item in state.images])
+    state.pairs, state.train_pairs, state.train_images = str(root), report['train_pairs'], report['train_images']
+    _check_validation(root, state)
+    return state
+
+
+def _check_validation(root: Path, state: JobState) -> None:
+    """The generator must have held out the images that the input size was not chosen on."""
+    held_out = {Path(record.image).name for record in read_segs(root / VAL_FILE, root)}
+    expected = {Path(path).name for path in state.validation}
+    if held_out != expected:
+        raise InputError(f'{root / VAL_FILE}: holds out {len(held_out)} images, the job {len(expected)} others: was it edited? '
+                         'Repeat the command with --overwrite')

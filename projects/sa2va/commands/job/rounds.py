@@ -1,0 +1,90 @@
+"""What a job with rounds adds: training mines its own pairs, people pick between the rounds, and the summary says what each was worth."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sa2va_dpo.common.files import read_json, write_text
+from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
+from .settings import PAIRS_FILE, JobSettings
+from .state import JobState
+from .talk import say
+
+CONFIG, LIST = 'training_config.py', 'unlabelled.txt'
+# The best of the candidates in each of 8 x 8 squares: the study's choice where ground truth ranks the policy's own masks.
+CELLS = 8
+
+
+class PeopleWanted(Exception):
+    """Training waits for picks, and nobody is to be waited for here."""
+
+
+def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:
+    """``rounds=dict(...)`` of the training config (see :class:`sa2va_dpo.engine.round_settings.RoundSettings`)."""
+    labelled = len(state.training)
+    values: dict[str, Any] = dict(
+        count=settings.rounds, num_samples=settings.num_samples, max_pairs_per_image=settings.max_pairs_per_image,
+        prompt=state.test_prompt, include_gt=settings.gt_candidate, labelled=PAIRS_FILE if labelled else None)
+    if settings.round_gap is not None:
+        values['min_iou_gap'] = settings.round_gap
+    if state.unlabelled:
+        # Every image is drawn alike: more weight on few masks only learns them by heart (docs/when.md).
+        values.update(unlabelled=str((settings.work_dir / LIST).resolve()), judge=settings.judge, clicks=settings.clicks,
+                      members=list(settings.members), predictions=settings.predictions)
+        if labelled:
+            values['labelled_share'] = round(labelled / (labelled + len(state.unlabelled)), 6)
+    elif not settings.gt_candidate:
+        values['cells'] = CELLS
+    return values
+
+
+def config_with_rounds(settings: JobSettings, state: JobState) -> str:
+    """Write the training config of this job, the chosen one with its rounds, and the list of images without masks; its path."""
+    if state.unlabelled:
+        write_text(settings.work_dir / LIST, '\n'.join(state.unlabelled) + '\n')
+    path = settings.work_dir / CONFIG
+    rounds = dict(round_settings(settings, state), _delete_=True)
+    write_text(path, f'_base_ = [{str(Path(settings.config).resolve())!r}]\nrounds = {rounds!r}\n')
+    return str(path)
+
+
+def ask_people(settings: JobSettings, training: Path) -> None:
+    """Serve the page on which the best candidates are picked until that is done.
+
+    Raises:
+        PeopleWanted: the job was told not to wait; it says what to do.
+        KeyboardInterrupt: Ctrl-C; every pick so far is on disk.
+    """
+    waiting = read_json(training / ROUNDS_FOLDER / WAITING_FILE, 'repeat the command', kind=dict)
+    root = waiting['root']
+    if not settings.wait:
+        raise PeopleWanted(f'round {waiting["round"]} waits for picks ({waiting["decided"]} of {waiting["wanted"]} images are decided): '
+                           f'python scripts/review_pairs.py --pick --data_root {root} --reviewer {settings.reviewer}, then repeat this '
+                           'command')
+    from sa2va_dpo.review.server import serve_picks
+
+    say(f'round {waiting["round"]}: pick the best candidate of {waiting["wanted"]} images; training goes on by itself afterwards '
+        '(Ctrl-C ends the job, the same command goes on)')
+    serve_picks(root, settings.reviewer, settings.host, settings.port, clicks=settings.clicks, exit_when_done=True)
+
+
+def rounds_of(training: Path) -> dict | None:
+    """``rounds.json`` of the training run."""
+    path = training / ROUNDS_FILE
+    return read_json(path, 'repeat the job with --overwrite', kind=dict) if path.is_file() else None
+
+
+def rounds_table(content: dict) -> str:
+    """One line a round: what was mined, what the judge's word is worth where masks are known, what the guard did."""
+    lines = []
+    for record in content['rounds']:
+        parts = [f'round {record["round"]} from iteration {record["iteration"]}']
+        for name in ('labelled', 'unlabelled'):
+            if record.get(name):
+                parts.append(f'{record[name]["pairs"]} pairs of {record[name]["images"]} {name} images')
+        if record.get('metric_after') is not None:
+            parts.append(f'validation {record["metric"]:.4f} to {record["metric_after"]:.4f}: {record["decision"]}')
+        lines.append(', '.join(parts))
+    if content.get('ended'):
+        lines.append(content['ended'])
+    return '\n'.join(lines)

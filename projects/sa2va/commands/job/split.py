@@ -1,0 +1,141 @@
+"""Stage 1: which images are for training, validation and the test; no test image is known to the others."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json
+from sa2va_dpo.datasets.annotations import read_pairs, read_segs, resolve
+from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
+from sa2va_dpo.datasets.mask_io import list_images
+from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.splits import split_patients
+from sa2va_dpo.drawn import write_dataset
+from .images import name_some, shared_with
+from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
+from .state import JobState, Labelled
+from .talk import say
+
+DEMO_IMAGES = 48  # half for the test, a quarter of the other half for validation
+
+
+def run(settings: JobSettings, state: JobState) -> JobState:
+    """Fill ``images``, ``validation``, ``test``, ``test_prompt``, ``gt_dir`` and ``unlabelled``; the demo set is drawn first where
+    there are no images.
+
+    Raises:
+        InputError: too few patients for pairs, validation and test, or a test image is one of the pairs'.
+    """
+    if settings.test_from == 'none':
+        state.test_prompt = settings.prompt or DEFAULT_PROMPT
+    elif settings.pairs is None:
+        _split(settings, state)
+    else:
+        _beside_pairs(settings, state)
+    if settings.unlabelled is not None:
+        state.unlabelled = _unlabelled(settings, state)
+    return state
+
+
+def _split(settings: JobSettings, state: JobState) -> None:
+    images, gt = settings.images, settings.gt
+    if images is None:
+        demo = settings.work_dir / 'demo'
+        say(f'drawing the demo set (seed {settings.seed}) in {demo}')
+        write_dataset(demo, style='demo', seed=settings.seed, n=DEMO_IMAGES, size=512)
+        images, gt = str(demo / 'images'), str(demo / 'masks')
+    matched = _matched(images, gt)
+
+    def patient(item: Labelled) -> str:
+        return patient_of(Path(item.image).stem, settings.group_regex)
+
+    train, test = split_by_group(matched, settings.test_fraction, settings.seed, key=patient)
+    if len({patient(item) for item in train}) < 2:
+        patients = len({patient(item) for item in matched})
+        raise InputError(f'{images}: {len(matched)} images with ground truth of {patients} patients leave one patient beside the '
+                         'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
+                         'with --group_regex')
+    # As the generator draws them from the same list.
+    drawn = split_patients([Path(item.image) for item in train], settings.val_fraction, 0.0, settings.seed, settings.group_regex)
+    if drawn.note:
+        raise InputError(f'{images}: {"; ".join([drawn.note, *drawn.joined])}')
+    state.images, state.validation, state.gt_dir = train, [str(path) for path in drawn.val], str(gt)
+    state.test_prompt = settings.prompt or DEFAULT_PROMPT
+    state.test = _without_known(test, [item.image for item in train], settings)
+
+
+def _beside_pairs(settings: JobSettings, state: JobState) -> None:
+    """The pairs exist: the test is what was named, or what is left of the guide's folder."""
+    root = Path(settings.pairs)
+    pairs = read_pairs(root / PAIRS_FILE, root)
+    known = {str(resolve(root, record.image)): None for record in pairs}
+    state.images = list({record.image: Labelled(str(resolve(root, record.image)), str(resolve(root, record.gt_mask)))
+                         for record in pairs if record.gt_mask is not None}.values())
+    known.update(dict.fromkeys(path for name in (VAL_FILE, VAL_PAIRS_FILE) for path in _named_in(root, name)))
+    state.test_prompt = settings.prompt or pairs[0].prompt
+    if settings.test_from == 'annotations':
+        test = [Labelled(str(resolve(root, record.image)), str(resolve(root, record.mask)))
+                for record in read_segs(root / TEST_FILE, root)]
+    else:
+        test = _matched(settings.images, settings.gt)
+    if settings.test_from == 'rest':
+        state.test = _without_known(test, known, settings)
+        return
+    shared = shared_with(test, known, settings.group_regex)
+    if shared:
+        where = root / TEST_FILE if settings.test_from == 'annotations' else f'--images {settings.images}'
+        raise InputError(f'{where}: {len(shared)} of {len(test)} test images are in the pairs or their validation: {name_some(shared)}: '
+                         'test on images of other patients, or tell patients apart with --group_regex')
+    state.test = test
+
+
+def _unlabelled(settings: JobSettings, state: JobState) -> list[str]:
+    """The images of ``--unlabelled`` without those that the test or validation knows, by patient or by picture.
+
+    Raises:
+        InputError: none is left.
+    """
+    found = [Labelled(str(path.resolve()), '') for path in list_images(Path(settings.unlabelled))]
+    held_out = [*(item.image for item in state.test), *state.validation]
+    shared = shared_with(found, held_out, settings.group_regex)
+    if shared:
+        print(f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: {name_some(shared)}',
+              flush=True)
+    rest = [item.image for item in found if item.image not in shared]
+    if not rest:
+        raise InputError(f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images of '
+                         'other patients')
+    return rest
+
+
+def _named_in(root: Path, name: str) -> list[str]:
+    """The images of an annotation file that may be missing, or list nothing; training says what is wrong with one."""
+    if not (root / name).is_file():
+        return []
+    entries = read_json(root / name, 'generate the pairs again', kind=list)
+    return [str(resolve(root, entry['image'])) for entry in entries if isinstance(entry, dict) and entry.get('image')]
+
+
+def _matched(images: str, gt: str) -> list[Labelled]:
+    matched, missing = match_ground_truth(list_images(Path(images)), Path(gt))
+    for image in missing:
+        print(f'no ground truth for {image}: skipped')
+    if not matched:
+        raise InputError(f'{images}: no image has ground truth of the same stem in {gt}: check the two folders')
+    return [Labelled(str(image), str(mask)) for image, mask in matched]
+
+
+def _without_known(test: list[Labelled], known, settings: JobSettings) -> list[Labelled]:
+    """The test images that training and validation do not know; the others are named.
+
+    Raises:
+        InputError: none is left.
+    """
+    shared = shared_with(test, known, settings.group_regex)
+    if shared:
+        print(f'kept out of the test: {len(shared)} of {len(test)} images: {name_some(shared)}', flush=True)
+    rest = [item for item in test if item.image not in shared]
+    if not rest:
+        raise InputError(f'{Path(test[0].image).parent}: no image is left for the test, all are in the pairs or their validation: '
+                         'give --images and --gt of other patients')
+    return rest

@@ -1,0 +1,231 @@
+"""One round's pairs, mined from the policy as it is, in the processes that train it."""
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
+from sa2va_dpo.datasets.samples import SampleMaker
+from sa2va_dpo.preferences.candidate_set import make_candidates
+from sa2va_dpo.preferences.generate import generate_pairs
+from sa2va_dpo.preferences.rank_agreement import Agreement
+from .round_images import Labelled
+from .round_settings import RoundSettings
+
+
+class PicksWanted(Exception):
+    """People have to pick before the run can go on.
+
+    Attributes:
+        root: data root with their candidates.
+        decided, wanted: images.
+    """
+
+    def __init__(self, root: Path, decided: int, wanted: int) -> None:
+        super().__init__(f'{root}: {decided} of {wanted} images are decided')
+        self.root, self.decided, self.wanted = root, decided, wanted
+
+
+@dataclass
+class Images:
+    """What a run mines.
+
+    Attributes:
+        labelled: to train on.
+        unlabelled: to train on.
+        check: labelled, held out; judges are held against them, too.
+    """
+
+    labelled: Labelled
+    unlabelled: list[Path]
+    check: Labelled
+
+
+@dataclass
+class Mined:
+    """Attributes:
+        labelled, unlabelled: data roots; None where no pair came out.
+        record: for ``rounds.json``.
+    """
+
+    labelled: Path | None = None
+    unlabelled: Path | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def policy_digest(model: nn.Module) -> str:
+    """Of the values of all trained tensors: which state of the policy made the candidates."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            tensor = parameter.detach().cpu().contiguous()
+            total.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
+            # bfloat16 has no numpy equivalent; its bytes do.
+            total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model predicts as in validation; what was training before is training after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class RoundMiner:
+    """Mines rounds.
+
+    Args:
+        settings: of the run.
+        images: of the run.
+        checkpoint: directory from which the run started.
+        preprocessor: of that checkpoint.
+        seed: of the run.
+        cache: kind -> folder of results of frozen parts that need not be computed.
+        log: takes lines.
+    """
+
+    def __init__(self, settings: RoundSettings, images: Images, checkpoint: str, preprocessor, seed: int,
+                 cache: Mapping[str, str] | None, log) -> None:
+        self.settings, self.images, self.log = settings, images, log
+        self.checkpoint, self.preprocessor = checkpoint, preprocessor
+        self.seed = seed if settings.seed is None else settings.seed
+        kinds = {kind: folder for kind, folder in (cache or {}).items() if kind != 'reference_low_res'}
+        self.frozen = SampleMaker(preprocessor, kinds) if kinds else None
+
+    def mine(self, number: int, model: nn.Module, folder: Path, phase=lambda name: None) -> Mined:
+        """The pairs of a round; an interrupted call is taken up by the next.
+
+        Args:
+            model: with the policy as its ``policy``.
+            folder: of the round.
+            phase: told what is done.
+
+        Raises:
+            PicksWanted: people have not picked yet.
+            InputError: the judge is not to be trusted, or an image cannot be read.
+        """
+        started = time.time()
+        self.policy, self.digest, self.number, self.folder = model.policy, policy_digest(model), number, folder
+        self.device = str(next(model.parameters()).device)
+        mined = Mined(record=dict(policy=self.digest))
+        with in_eval_mode(model):
+            agreements: dict[str, list[float]] = {}
+            if self.images.check and self.images.unlabelled:
+                report = self._pairs(self.settings.check_config, 'check', dict(self.images.check))
+                _collect(agreements, report)
+            if self.images.labelled:
+                report = self._pairs(self.settings.labelled_config, 'labelled', dict(self.images.labelled))
+                _collect(agreements, report)
+                mined.record['labelled'] = _statistics(report, folder / 'labelled', scored=False)
+                mined.labelled = folder / 'labelled' if report['train_pairs'] else None
+            phase('labelled mined')
+            found = {name: Agreement.of(taus) for name, taus in agreements.items()}
+            mined.record['judge_agreement'] = {name: agreement.to_json() for name, agreement in found.items()}
+            for name, agreement in found.items():
+                self.log(f'round {number}: {name} ranks candidates as IoU does with tau {agreement}')
+            if self.images.unlabelled:
+                if self.settings.unwatched and self.settings.check_judge:
+                    self._check(found)
+                mined.record['judge'] = self.settings.judge
+                report = self._people(mined) if self.settings.judge == 'expert' else self._unlabelled(mined)
+                mined.unlabelled = folder / 'unlabelled' if report['train_pairs'] else None
+        mined.record['seconds'] = round(time.time() - started, 1)
+        phase('mined')
+        return mined
+
+    def _shared(self, name: str) -> dict[str, Any]:
+        # Every round draws other perturbations, also from a policy that was taken back.
+        return dict(output_dir=str(self.folder / name), model_path=self.checkpoint, policy_digest=self.digest,
+                    device=self.device, seed=self.seed * 1000 + self.number)
+
+    def _pairs(self, make, name: str, truths: Mapping[Path, Path]) -> dict:
+        images = list(truths)
+        config = make(images_dir=str(images[0].parent), gt_dir=str(truths[images[0]].parent), **self._shared(name))
+        return generate_pairs(config, self.policy, self.preprocessor, images, overwrite=True, allow_empty=True,
+                              frozen=self.frozen, truths=truths, quiet=True)
+
+    def _unlabelled(self, mined: Mined) -> dict:
+        images, settings = self.images.unlabelled, self.settings
+        config = settings.unlabelled_config(images_dir=str(images[0].parent), gt_dir=settings.unlabelled_gt,
+                                            **self._shared('unlabelled'))
+        report = generate_pairs(config, self.policy, self.preprocessor, images, overwrite=True, allow_empty=True,
+                                frozen=self.frozen, quiet=True)
+        mined.record['unlabelled'] = _statistics(report, self.folder / 'unlabelled', scored=settings.judge != 'iou')
+        return report
+
+    def _people(self, mined: Mined) -> dict:
+        """Candidates for people, and the pairs of what they picked."""
+        from sa2va_dpo.review.picks import pick_statistics, picks_to_records, read_picks
+
+        images, root = self.images.unlabelled, self.folder / 'unlabelled'
+        config = self.settings.candidates_config(images_dir=str(images[0].parent), gt_dir=None,
+                                                 **self._shared('unlabelled'))
+        report = make_candidates(config, images, self.policy, self.preprocessor, self.frozen)
+        wanted = min(len(images), self.settings.clicks or len(images))
+        picks = read_picks(root) if list(root.glob('*/picks.*.jsonl')) else None
+        decided = 0 if picks is None else len(picks.agreed) + len(picks.conflicts)
+        if decided < wanted:
+            raise PicksWanted(root, decided, wanted)
+        records = picks_to_records(root, picks)
+        write_pairs(root / 'dpo_annotations.json', records)
+        usable = len({record.image for record in records})
+        mined.record['unlabelled'] = dict(images=len(images), pairs=len(records), usable_share=usable / len(images),
+                                          diversity=report['diversity'], picks=pick_statistics(picks))
+        return dict(train_pairs=len(records))
+
+    def _check(self, found: Mapping[str, Agreement]) -> None:
+        """Raises InputError where the judge of this run does not rank as labels do."""
+        name = self.settings.judge_name()
+        agreement = next((a for key, a in found.items() if key == name), None)
+        if agreement is None:
+            self.log(f'round {self.number}: nothing labelled to hold {name} against: nobody knows whether its word is '
+                     'any good')
+        elif not agreement.trusted:
+            raise InputError(
+                f'rounds.judge="{self.settings.judge}": refused in round {self.number}: on labelled images it does '
+                'not rank '
+                f'candidates as IoU does, tau {agreement}: let people pick (judge="expert"), label more images, or set '
+                f'rounds.check_judge=False to trust it all the same')
+
+
+def _collect(agreements: dict[str, list[float]], report: Mapping) -> None:
+    for name, found in report.get('judge_agreement', {}).items():
+        agreements.setdefault(name, []).extend(found['taus'])
+
+
+def _statistics(report: Mapping, root: Path, scored: bool) -> dict[str, Any]:
+    """What a report says about a round's images: how good candidates are by the judge and, where it is known, by IoU.
+
+    Args:
+        scored: the judge's scores say how good a mask is; a pick says which is best.
+    """
+    images = report['images']
+    record = dict(images=images, pairs=report['train_pairs'],
+                  usable_share=1 - len(report['images_without_pairs']) / images if images else 0.0,
+                  diversity=report['diversity'],
+                  candidates=report['candidates_per_image'] and report['candidates_per_image']['median'])
+    if scored:
+        record.update({name: report[name] for name in ('greedy_score', 'best_score')})
+    if report['chosen_agrees_with_ground_truth'] is not None:
+        chosen: dict[str, list[float]] = {}
+        for pair in read_pairs(root / 'dpo_annotations.json', root):
+            chosen.setdefault(pair.image, []).append(pair.chosen_iou)
+        record.update(greedy_iou=report['greedy_iou'], best_iou=report['best_candidate_iou'],
+                      chosen_iou=float(np.mean([np.mean(ious) for ious in chosen.values()])))
+    return record

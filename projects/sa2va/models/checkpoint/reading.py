@@ -1,0 +1,154 @@
+"""A directory in the released layout, or an adapter on one, as a model."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Mapping
+
+import torch
+
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.mllm import family_of
+from sa2va_dpo.models.sa2va import Sa2VAModel
+from sa2va_dpo.models.trainable import lora_layers, merge_adapters
+from .adapter import load_adapter, check_base
+from .keys_mllm import vocabulary_head
+from .layout import (SAM2_DIMS, assign, base_directory, empty_weights, is_adapter, key_groups, read_config,
+                     read_sam2_dims, recorded_base, shapes_of)
+from .store import CheckpointStore
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from.
+
+    Attributes:
+        directory: the whole checkpoint; carried-through tensors are read from it when they are needed.
+        config: its ``config.json``.
+        given: the directory that was asked for: ``directory``, or the adapter that was put on it.
+    """
+
+    directory: Path
+    config: dict
+    given: Path
+
+    def vocabulary_head(self) -> torch.Tensor:
+        """The vocabulary head ``[vocabulary, D]`` as stored (the embedding when the two are tied and it is absent)."""
+        store = CheckpointStore(self.directory)
+        key, _, embedding, tied = vocabulary_head(self.config, family_of(self.config))
+        return store.read(embedding if tied and key not in store.tensors else key)
+
+
+def _check_keys(store: CheckpointStore, shapes: Mapping[str, tuple[int, ...]], optional: set[str]) -> None:
+    def some(keys: list[str]) -> str:
+        return ', '.join(keys[:5]) + (f' and {len(keys) - 5} more' if len(keys) > 5 else '')
+
+    missing = sorted(set(shapes) - set(store.tensors) - optional)
+    if missing:
+        raise InputError(f'{store.directory}: missing tensor {some(missing)}; the weights do not belong to this '
+                         f'config.json, or the download is incomplete')
+    unexpected = sorted(set(store.tensors) - set(shapes))
+    if unexpected:
+        raise InputError(f'{store.directory}: unexpected tensor {some(unexpected)}; the weights do not belong to this '
+                         f'config.json')
+    for key, info in store.tensors.items():
+        if info.shape != tuple(shapes[key]):
+            hint = f' (SAM2 sizes other than Hiera-Large at 1024 px are stated in {SAM2_DIMS})' \
+                if key.startswith('grounding_encoder.') else ''
+            raise InputError(f'{store.directory / info.file}: {key} has shape {list(info.shape)}, config.json implies '
+                             f'{list(shapes[key])}; the weights do not belong to this configuration{hint}')
+
+
+def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.float32,
+                    device: str | torch.device = 'cpu', *, requires_grad: bool = False, with_mllm: bool = True,
+                    merge: bool = False, base: str | os.PathLike | None = None) -> Sa2VAModel:
+    """The model of a released directory, or of an adapter on one, in eval mode.
+
+    Tensors are read one at a time, in file order, and go straight to ``device`` in ``dtype``, piece by piece, so that
+    host memory peaks a little above what stays on the host. Frequency buffers stay float32.
+
+    Args:
+        directory: released Hugging Face layout (``sam2_dims.json`` overrides the SAM2 sizes), or an adapter, whose base
+            is loaded and which is put on it.
+        dtype: of all parameters.
+        device: where they go; ``'meta'`` reads no parameter (names and shapes are checked all the same): for a model
+            that says what was trained, and whose other tensors an export copies from file to file.
+        requires_grad: True opens every parameter; the default freezes all (see ``models/trainable.py``).
+        with_mllm: False leaves the language model and its vision tower on the disk (the model then takes only batches
+            that bring their [SEG] states); the names and shapes of their tensors are checked all the same. With an
+            adapter they are read first, for it may change them.
+        merge: fold an adapter's LoRA factors into the weights, so that the tensors have the names of an untouched model
+            and can be trained.
+        base: the checkpoint of an adapter, where it is not at the recorded path.
+
+    Raises:
+        InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an
+            adapter of another checkpoint.
+    """
+    directory = Path(directory)
+    if is_adapter(directory):
+        base_directory(directory, base)  # one that leads back to itself would be followed for ever
+        found = recorded_base(directory, base)
+        check_base(directory, found)
+        model = load_checkpoint(found, dtype, device, merge=True)
+        load_adapter(model, directory)
+        if merge:
+            _merge(model)
+        if not with_mllm:
+            model.mllm = None
+        model.source = replace(model.source, given=directory.resolve())
+        return model.eval().requires_grad_(requires_grad)
+    if base is not None:
+        raise InputError(f'{directory}: is a whole checkpoint and needs no base; leave --base out')
+    config, dims, store = read_config(directory), read_sam2_dims(directory), CheckpointStore(directory)
+    with empty_weights():
+        model = Sa2VAModel(config, dims)
+    head, _, _, tied = vocabulary_head(config, family_of(config))
+    _check_keys(store, shapes_of(model, config, dims), optional={head} if tied else set())
+    if not with_mllm:
+        model.mllm = None
+
+    nowhere = torch.device(device).type == 'meta'
+    buffers = {name for name, _ in model.named_buffers()}
+    for group in sorted(key_groups(config, model.state_dict()), key=lambda g: store.order(g.released[0])):
+        is_buffer = group.ours[0] in buffers
+        if nowhere and not is_buffer:
+            continue
+        kind, place = (torch.float32 if is_buffer else dtype), ('cpu' if nowhere else device)
+        for name, tensor in zip(group.ours, group.load([store.read(k, kind, place) for k in group.released])):
+            assign(model, name, tensor)
+    store.close()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not nowhere:
+                module._buffers[name] = buffer.to(device)
+    model.source = Source(directory.resolve(), config, directory.resolve())
+    return model.eval().requires_grad_(requires_grad)
+
+
+def read_again(model: Sa2VAModel, names: set[str], dtype: torch.dtype) -> None:
+    """Put parameters of a model that came from a whole checkpoint back to their stored values, in ``dtype``.
+
+    Args:
+        model: on any device; those of its parameters that are on the meta device are put on the CPU.
+        names: of an untouched model (without ``base_layer``).
+    """
+    live = {name.replace('.base_layer.', '.'): (name, tensor) for name, tensor in model.state_dict().items()
+            if '.lora_' not in name}
+    store = CheckpointStore(model.source.directory)
+    for group in key_groups(model.source.config, live):
+        if names.intersection(group.ours):
+            for name, tensor in zip(group.ours, group.load([store.read(key, dtype) for key in group.released])):
+                if name in names:
+                    path, old = live[name]
+                    assign(model, path, tensor if old.is_meta else tensor.to(old.device))
+    store.close()
+
+
+def _merge(model: Sa2VAModel) -> None:
+    """Merge adapters; weights that were not read so far (``device='meta'``) are read first, in float32."""
+    absent = {f'{name}.weight' for name, layer in lora_layers(model) if layer.get_base_layer().weight.is_meta}
+    if absent:
+        read_again(model, absent, torch.float32)
+    merge_adapters(model)

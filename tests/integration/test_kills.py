@@ -1,0 +1,188 @@
+"""A training that is killed at any file operation, and resumed, ends as one that was never disturbed."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sa2va_dpo.engine.checkpointing import select
+
+pytestmark = pytest.mark.integration
+
+# A process that has imported everything forks one child a run: importing takes longer than the runs. The child kills itself
+# right before or after the N-th renaming (or validated image), which is where a kill can tear a commit.
+SERVER = '''
+import json, os, signal, sys
+from sa2va_dpo import plugins
+from sa2va_dpo.caching import prepare
+from sa2va_dpo.commands import train
+from sa2va_dpo.common import files
+from sa2va_dpo.engine import checkpointing, guard
+from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
+
+def child(at, watch, log, out, argv):
+    for stream in (1, 2):
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    count = 0
+    log = open(log, 'a')
+    def step(what):
+        nonlocal count
+        count += 1
+        print(count, what, file=log, flush=True)
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    replace, process = os.replace, VesselSegMetric.process
+    def replacing(source, target, **more):
+        step(f'before {os.path.basename(target)}')
+        replace(source, target, **more)
+        step(f'after {os.path.basename(target)}')
+    def processing(self, *args, **more):
+        step('validation')
+        return process(self, *args, **more)
+    if watch == 'files':
+        os.replace = replacing
+    elif watch == 'validation':
+        VesselSegMetric.process = processing
+    from sa2va_dpo.common.errors import cli_main
+    try:
+        cli_main(train.main)(argv)
+    except SystemExit as end:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(end.code)
+
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        child(*json.loads(line))
+    print('ended', os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+'''
+METRICS = ('dice', 'iou', 'pairs/accuracy')
+
+
+@pytest.fixture(scope='module')
+def train(run_config, repo_root, tmp_path_factory):
+    server = subprocess.Popen([sys.executable, '-c', SERVER], cwd=repo_root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'})
+    outputs = tmp_path_factory.mktemp('outputs')
+
+    def run(work_dir, *more, at=0, watch='files', code=0, log=os.devnull):
+        out = outputs / str(len(list(outputs.iterdir())))
+        argv = [str(run_config), '--work-dir', str(work_dir), *more]
+        print(json.dumps([at, watch, str(log), str(out), argv]), file=server.stdin, flush=True)
+        # Libraries print to the server's output, too.
+        ended = next(line for line in server.stdout if line.startswith('ended '))
+        assert int(ended.split()[1]) == code, out.read_text()[-3000:]
+        return out.read_text()
+
+    yield run
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope='module')
+def undisturbed(train, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('undisturbed')
+    log = work_dir / 'operations'
+    train(work_dir, log=log)
+    return work_dir, log.read_text().splitlines()
+
+
+def outcome(work_dir):
+    history = json.loads((work_dir / 'val_history.json').read_text())
+    chosen = select(work_dir)
+    return ([(entry['iter'], 'checkpoint' in entry, *(round(entry[name], 4) for name in METRICS)) for entry in history],
+            None if chosen.checkpoint is None else chosen.checkpoint.name, sorted(p.name for p in work_dir.glob('*.pth')),
+            (work_dir / 'last_checkpoint').read_text().rpartition('/')[2])
+
+
+def test_the_order_of_a_commit(undisturbed):
+    names = [line.split(' ', 2)[2] for line in undisturbed[1] if 'after' in line]
+    names = [name for name in names if name.endswith(('.pth', 'val_history.json', 'last_checkpoint'))]
+    assert names[:5] == ['val_history.json', 'best_dice_iter_2.pth', 'iter_2.pth', 'val_history.json', 'last_checkpoint']
+
+
+def test_a_kill_at_any_file_operation_changes_nothing(undisturbed, train, tmp_path):
+    whole, operations = undisturbed
+    watched = [int(line.split()[0]) for line in operations
+               if line.endswith(('.pth', 'val_history.json', 'last_checkpoint', 'owner.json'))]
+    assert len(watched) >= 18
+    for at in watched:
+        work_dir = tmp_path / str(at)
+        train(work_dir, at=at, code=-signal.SIGKILL)
+        train(work_dir, '--resume')
+        assert outcome(work_dir) == outcome(whole), operations[at - 1]
+
+
+def test_a_kill_during_a_validation_repeats_it(undisturbed, train, tmp_path):
+    # Three validation images: in the start's validation, in that of step 2 and in that of step 4.
+    for at in (2, 5, 8):
+        work_dir = tmp_path / str(at)
+        train(work_dir, at=at, watch='validation', code=-signal.SIGKILL)
+        train(work_dir, '--resume')
+        assert outcome(work_dir) == outcome(undisturbed[0]), at
+
+
+def test_a_torn_checkpoint_is_named_and_the_one_before_used(undisturbed, train, tmp_path):
+    whole, _ = undisturbed
+    work_dir = tmp_path / 'w'
+    shutil.copytree(whole, work_dir)
+    (work_dir / 'iter_4.pth').write_bytes((work_dir / 'iter_4.pth').read_bytes()[:1000])
+    (work_dir / 'last_checkpoint').write_text('')
+    text = train(work_dir, '--resume')
+    assert 'iter_4.pth: is not whole' in text and outcome(work_dir) == outcome(whole)
+
+
+def test_a_damaged_best_file_is_written_again(undisturbed, train, tmp_path):
+    whole, _ = undisturbed
+    work_dir = tmp_path / 'w'
+    shutil.copytree(whole, work_dir)
+    best = select(work_dir).checkpoint
+    best.write_bytes(best.read_bytes()[:1000])
+    assert 'written again from' in train(work_dir, '--resume')
+    assert select(work_dir).checkpoint == best
+
+
+def test_a_new_start_does_not_mix_with_what_was_there(undisturbed, train, tmp_path):
+    whole, _ = undisturbed
+    work_dir = tmp_path / 'w'
+    shutil.copytree(whole, work_dir)
+    train(work_dir)
+    assert outcome(work_dir) == outcome(whole)
+    [aside] = work_dir.glob('earlier_*')
+    assert {p.name for p in aside.glob('iter_*.pth')} == {'iter_2.pth', 'iter_4.pth'}
+
+
+def test_two_trainings_in_one_folder(train, tmp_path):
+    from sa2va_dpo.common import ownership
+
+    with ownership.lock(tmp_path, 'training'):
+        text = train(tmp_path, code=2)
+    assert f'is being written by process {os.getpid()} on ' in text
+    assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize('option, words', [
+    ('optim_wrapper.optimizer.lr=1e-3', 'lr: was'), ('train_dataloader.batch_size=1', 'batch_size: was 2, is 1')])
+def test_a_resume_with_other_settings_is_refused(undisturbed, train, tmp_path, option, words):
+    shutil.copytree(undisturbed[0], tmp_path / 'w')
+    text = train(tmp_path / 'w', '--resume', '--cfg-options', option, code=2)
+    assert words in text and 'Traceback' not in text
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_training_with_a_line_that_says_how_to_go_on(undisturbed, train, tmp_path, run_config, repo_root, number, code):
+    process = subprocess.Popen([sys.executable, 'tools/train.py', str(run_config), '--work-dir', str(tmp_path)], cwd=repo_root,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if 'Iter(train)' in line and '[1/4]' in line:
+            process.send_signal(number)
+    assert process.wait(60) == code, ''.join(lines)[-2000:]
+    assert lines[-1].startswith('interrupted: ') and '--resume' in lines[-1] and 'Traceback' not in ''.join(lines)
+    train(tmp_path, '--resume')
+    assert outcome(tmp_path) == outcome(undisturbed[0])
