@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Sequence
 
+from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.files import hash_text, write_json
 from sa2va_dpo.datasets.ground_truth import check_stems
@@ -18,6 +19,7 @@ from .sampler import Policies
 CANDIDATES = 'candidates.json'
 
 
+@ownership.releases
 def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None, preprocessor=None,
                     frozen: SampleMaker | None = None) -> dict:
     """Write every image's candidates below ``config.output_dir``, and ``candidates.json`` last.
@@ -40,8 +42,8 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
     """
     images = [Path(image) for image in images]
     check_stems(images)
-    fingerprint = hash_text('candidates ' + config.fingerprint([str(image) for image in images]))
-    root = DataRoot(config.output_dir, fingerprint, CANDIDATES)
+    root = DataRoot(config.output_dir, hash_text('candidates ' + config.fingerprint([str(image) for image in images])),
+                    CANDIDATES, config.made_with())
     root.refuse_sources([config.images_dir, *{image.parent for image in images}])
     items = [Item(image, None, digest([image, None])) for image in images]
     inputs = hashlib.sha256(''.join(item.inputs for item in items).encode()).hexdigest()
@@ -60,7 +62,7 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
         write_json(root.root / REPORT, dict(
             images=len(entries), candidates=sum(len(entry['candidates']) for entry in entries) / max(1, len(entries)),
             diversity=sum(entry['diversity'] or 0.0 for entry in entries) / max(1, len(entries)),
-            fingerprint=root.fingerprint, inputs=inputs))
+            fingerprint=root.fingerprint, inputs=inputs, made_with=root.made_with))
         root.close()
     ranks.barrier()
     return root.finished(inputs)

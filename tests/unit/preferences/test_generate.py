@@ -452,7 +452,7 @@ MALFORMED = {
     'output is a file': (lambda f: _write(f.out), {}, 'is a file'),
     'output holds a foreign annotation file': (lambda f: _write(Path(f.out, 'dpo_annotations.json'), b'[]'), {}, 'did not make'),
     'output holds a broken report': (lambda f: _write(Path(f.out, 'generation_report.json'), b'{'), {}, '--overwrite'),
-    'output under a file': (lambda f: _write(Path(f.out)), dict(output_dir='below'), 'cannot be made'),
+    'output under a file': (lambda f: _write(Path(f.out)), dict(output_dir='below'), 'cannot be written'),
     'no predictions folder': (lambda f: shutil.rmtree(f.pred), dict(mode='from_predictions'), 'no such folder'),
     'one method only': (lambda f: shutil.rmtree(Path(f.pred, 'bad')), dict(mode='from_predictions'), '1 method folders'),
     'predictions without sub-folders': (lambda f: [shutil.rmtree(p) for p in Path(f.pred).iterdir()],
@@ -511,3 +511,29 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, folders, monkeyp
 def test_image_folder_reported_in_from_predictions(folders):
     config = GenerateConfig(mode='from_predictions', images_dir='p', gt_dir=str(Path(folders.root, 'gt')), output_dir='o')
     assert generate._image_folder(config) == Path(folders.images)
+
+
+def test_a_second_generator_in_the_same_folder_is_refused_while_the_first_writes(run, folders, monkeypatch):
+    import subprocess
+    import sys
+
+    mine, messages = Miner.mine, []
+
+    def mining(self, item, pixels):
+        if not messages:
+            # Another process, in the middle of this run.
+            other = subprocess.run([sys.executable, '-c', f'from sa2va_dpo.common.ownership import lock; lock({folders.out!r}, "pairs")'],
+                                   capture_output=True, text=True)
+            messages.append(other.stderr.splitlines()[-1])
+        return mine(self, item, pixels)
+
+    monkeypatch.setattr(Miner, 'mine', mining)
+    run()
+    assert 'is being written by process' in messages[0] and '(pairs: ' in messages[0]
+    run()  # and afterwards the folder is free
+
+
+def test_what_differs_is_named(run, folders):
+    run(seed=0)
+    with pytest.raises(InputError, match=r'settings.seed: was 0, is 1'):
+        run(seed=1)
