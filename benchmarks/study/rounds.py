@@ -10,13 +10,14 @@ import time
 
 import numpy as np
 import torch
+from scipy import ndimage
+
 from sa2va_dpo.evaluation.counts import confusion_counts, dice, iou
 from sa2va_dpo.evaluation.topology import cldice
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.preferences.candidates import Candidate, Context, pick_distinct
 from sa2va_dpo.preferences.sources import DEFAULT_SOURCES, GREEDY, SOURCES
-from scipy import ndimage
 
 from .bank import Bank
 from .regimes import Regime

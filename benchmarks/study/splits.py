@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import torch
 
-from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, write_mask
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
+from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs

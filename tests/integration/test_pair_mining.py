@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_dpo.datasets.annotations import read_pairs, read_segs
-from sa2va_dpo.drawn import write_dataset
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.commands.pairs import main
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import read_pairs, read_segs
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.preferences.candidates import Request
-from sa2va_dpo.commands.pairs import main
 from sa2va_dpo.preferences.sampler import Policies, PolicySampler
 
 pytestmark = pytest.mark.integration

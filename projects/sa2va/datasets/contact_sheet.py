@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sa2va_dpo.common.errors import InputError
+
 from .mask_io import read_image_rgb, read_mask
 from .names import printable
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.limits import limit, variable_of
+
 from . import medical, outlines
 
 _VOLUMES = ('.dcm', '.dicom', '.nii', '.nii.gz')

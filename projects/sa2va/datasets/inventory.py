@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
-import numpy as np
 from tqdm import tqdm
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file
-from . import containers, outlines
+
+from . import outlines
 from .field_of_view import find_field_of_view
 from .ground_truth import MaskFolder, match_ground_truth
 from .mask_io import image_size, is_binary, list_images, mask_levels, read_image_rgb, read_mask, read_probability

@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from sa2va_dpo.common.files import hash_file
+
 from .dpo_vessel_dataset import DPOVesselDataset
 from .draws import Draw
 from .mask_io import read_image_rgb

@@ -8,6 +8,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from sa2va_dpo.common.files import hash_file
+
 from .ground_truth import patient_of
 from .mask_io import natural_key
 

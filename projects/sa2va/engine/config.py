@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
+
 from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
 

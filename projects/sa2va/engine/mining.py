@@ -18,6 +18,7 @@ from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.preferences.candidate_set import make_candidates
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement
+
 from .round_images import Labelled
 from .round_settings import RoundSettings
 

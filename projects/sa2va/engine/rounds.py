@@ -27,6 +27,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import make_directory, publish, remove
 from sa2va_dpo.datasets.seg_dataset import preprocessor_of
 from sa2va_dpo.models.checkpoint import read_trained_tensors
+
 from .checkpointing import ExactCheckpointHook, damage
 from .guard import KEPT, TAKEN_BACK, Guard
 from .mining import Images, Mined, PicksWanted, RoundMiner, policy_digest

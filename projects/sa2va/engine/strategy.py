@@ -1,7 +1,6 @@
 """Fit a run's config to the machine: DeepSpeed where there is a GPU, mmengine's plain strategies where there is none."""
 from __future__ import annotations
 
-
 import torch
 from mmengine.config import Config
 

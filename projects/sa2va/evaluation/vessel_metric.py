@@ -16,7 +16,6 @@ from .overlay import overlay
 from .report import write_png, write_report
 from .scores import METRIC_NAMES, score_mask
 
-
 _FIELD = 'field_of_view'
 
 

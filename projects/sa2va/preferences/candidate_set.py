@@ -10,6 +10,7 @@ from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.files import hash_text, write_json
 from sa2va_dpo.datasets.ground_truth import check_stems
 from sa2va_dpo.datasets.samples import SampleMaker
+
 from .config import GenerateConfig
 from .generate import mine_images
 from .miner import Item, Miner

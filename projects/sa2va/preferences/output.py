@@ -10,11 +10,11 @@ from typing import Sequence
 
 import numpy as np
 
-from sa2va_dpo.datasets.containers import container_of
-from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
+from sa2va_dpo.datasets.containers import container_of
+from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')

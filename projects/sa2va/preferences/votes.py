@@ -11,6 +11,7 @@ from typing import Sequence
 import numpy as np
 
 from sa2va_dpo.datasets.ground_truth import MaskFolder
+
 from .candidates import Candidate, Request, mask_iou
 from .from_predictions import read_map
 from .judges import JUDGES, Evidence, Judge, expected_iou

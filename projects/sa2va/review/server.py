@@ -14,6 +14,7 @@ from typing import Iterator
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
+
 from .candidates import read_candidates
 from .journal import Journal
 from .pairs import ReviewSet

@@ -9,6 +9,7 @@ from PIL import Image
 from sa2va_dpo.commands.check_data import main
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.inventory import find_data_sets, inspect
+
 from .public_sets import SETS, field, photograph, save, vessels, write
 
 

@@ -13,7 +13,9 @@ from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import MaskFolder, match_ground_truth
 from sa2va_dpo.datasets.mask_io import list_images, read_mask
 from sa2va_dpo.datasets.seg_dataset import FolderMasks
+
 from .public_sets import SETS, SIZE, field, photograph, save, vessels, write
+
 
 @pytest.mark.parametrize('one_folder', [False, True], ids=['folders', 'one folder'])
 @pytest.mark.parametrize('name', [name for name in SETS if name != 'plain'])

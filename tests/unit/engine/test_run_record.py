@@ -7,9 +7,9 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from sa2va_dpo.engine.run_record import annotation_hashes, claim_training, publish, training_identity, withdraw
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.engine.run_record import annotation_hashes, claim_training, publish, training_identity, withdraw
 
 
 @pytest.fixture

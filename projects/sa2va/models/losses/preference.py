@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tensors import checked_inputs, checked_mask, is_number, ratio, real, region_average, soft_dice, to_pairs
+from .tensors import checked_inputs, checked_mask, is_number, real, region_average, soft_dice, to_pairs
 
 REDUCTIONS = ('mean', 'sum', 'disagreement', 'balanced')
 LOSS_TYPES = ('sigmoid', 'robust', 'hinge', 'ipo', 'dice')
