@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from sa2va_dpo.common.arguments import ArgumentParser
 
@@ -46,6 +47,6 @@ def main(argv: list[str] | None = None) -> int:
 
     overwrite = settings.pop('overwrite', False)
     # What was not given keeps the default that GenerateConfig states.
-    generate_pairs(GenerateConfig(**{name: tuple(value) if isinstance(value, list) else value
-                                     for name, value in settings.items()}), overwrite=overwrite)
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    generate_pairs(GenerateConfig(**given), overwrite=overwrite)
     return 0

@@ -98,6 +98,7 @@ class VesselSegMetric(BaseMetric):
         return {name: float(np.mean([row[name] for row in results])) for name in METRIC_NAMES}
 
     def _write_overlay(self, sample: dict, image_id: str, pred: np.ndarray, target: np.ndarray, scores: dict) -> None:
+        assert self.out_dir is not None, 'the constructor refuses overlays without it'
         image = sample.get('image')
         if image is None:
             raise ValueError('overlays need the image (a path or an RGB array) in the sample')

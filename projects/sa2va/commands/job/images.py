@@ -35,11 +35,11 @@ def pixel_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
     Raises:
         InputError: a file that cannot be read as an image.
     """
-    paths = list(dict.fromkeys(map(str, paths)))
+    names = list(dict.fromkeys(map(str, paths)))
     with ThreadPoolExecutor(4) as pool:
-        hashes = pool.map(lambda path: digest_of_array(read_image_rgb(path)), paths)
-        bar = tqdm(hashes, total=len(paths), desc='comparing pictures', unit='image', disable=len(paths) < 200)
-        return dict(zip(paths, bar))
+        hashes = pool.map(lambda path: digest_of_array(read_image_rgb(path)), names)
+        bar = tqdm(hashes, total=len(names), desc='comparing pictures', unit='image', disable=len(names) < 200)
+        return dict(zip(names, bar))
 
 
 def shared_with(test: Sequence[Labelled], others: Iterable[str | Path], group_regex: str | None) -> dict[str, str]:

@@ -51,7 +51,7 @@ def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict
     if settings.sam_size == 'keep' or (settings.sam_size == 'auto' and not (Path(settings.model) / SAM2_DIMS).is_file()):
         return own, {}
     if settings.sam_size != 'auto':
-        return settings.sam_size, {}
+        return int(settings.sam_size), {}
     if not state.training:
         print(f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on', flush=True)
         return own, {}

@@ -36,6 +36,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     # An interrupted job may have left it.
     shutil.rmtree(exported, ignore_errors=True)
     if choice == 'trained':
+        assert checkpoint is not None, 'only a checkpoint can be the trained choice'
         export_run(read_config(str(training / 'config.py'), []), checkpoint, exported)
     else:
         with new_directory(exported) as folder:
@@ -71,4 +72,4 @@ def choose_export(trained: float | None, start: float, handed_in: float) -> str:
     if trained is not None:
         scores['trained'] = trained
     # The first of equal ones.
-    return max(scores, key=scores.get)
+    return max(scores, key=lambda name: scores[name])

@@ -80,7 +80,7 @@ def mask_log_prob(logits: Tensor, mask: Tensor, reduction: str = 'mean', region:
     z = real(logits)
     y = checked_mask(mask, z, 'mask')
     log_likelihood = y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)
-    if not regional:
+    if region is None:  # checked above: exactly the regional reductions have one
         total = log_likelihood.sum((-2, -1))
         return total if reduction == 'sum' else total / (z.shape[-2] * z.shape[-1])
     return region_average(log_likelihood, log_likelihood, region.to(z), reduction)
@@ -158,7 +158,7 @@ def preference_loss(logits: Tensor, chosen: Tensor, rejected: Tensor, *, referen
         raise ValueError(f'pair_weights {tuple(pair_weights.shape)} must be [P] = ({y_w.shape[0]},)')
 
     change = _change(z, z_ref, clip)
-    if clip is None:
+    if clip is None or z_ref is None:
         scored = z
     else:
         scored = z_ref + change
