@@ -75,7 +75,12 @@ class Claim:
     def release(self) -> None:
         """Let others write here. The record stays."""
         if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # also for copies in a child that was just forked
+            # Whoever waits with this file open finds another one, or none, at its place and begins anew.
+            if not self._file.closed:
+                path = self.folder / LOCK
+                if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), os.stat(path)):
+                    path.unlink(missing_ok=True)
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # also for copies in a child that was just forked
             self._file.close()
             self._file = None
             _held.pop(os.path.realpath(self.folder), None)

@@ -91,13 +91,13 @@ def resolve(data_root: str | os.PathLike, relative: str) -> Path:
 
 def _other_spelling(root: Path, parts: Sequence[str]) -> Path | None:
     """The file whose name differs in Unicode's normal form alone: archives and macOS change it on the way."""
-    path = root
+    path: Path | None = root
     for part in parts:
-        spellings = (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
-        found = next((path / spelling for spelling in spellings if (path / spelling).exists()), None)
-        if found is None or not found.resolve().is_relative_to(root.resolve()):
+        assert path is not None  # the loop ends with the first part that is not there
+        path = next((path / spelling for spelling in (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
+                     if (path / spelling).exists()), None)
+        if path is None or not path.resolve().is_relative_to(root.resolve()):
             return None
-        path = found
     return path
 
 
@@ -109,8 +109,8 @@ def read_pairs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Pa
     """
     records = []
     for where, entry in _entries(path):
-        texts: dict[str, Any] = {name: _text(where, entry, name) for name in ('image', 'chosen_mask', 'rejected_mask', 'prompt')}
-        numbers: dict[str, Any] = {name: _number(where, entry, name) for name in ('chosen_iou', 'rejected_iou', 'iou_gap')}
+        texts = {name: _text(where, entry, name) for name in ('image', 'chosen_mask', 'rejected_mask', 'prompt')}
+        numbers = {name: _number(where, entry, name) for name in ('chosen_iou', 'rejected_iou', 'iou_gap')}
         for name in ('chosen_iou', 'rejected_iou'):
             if not 0 <= numbers[name] <= 1:
                 raise InputError(f'{where}: {name} is {numbers[name]}, must be in [0, 1]')
@@ -124,10 +124,10 @@ def read_pairs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Pa
         if abs(gap - numbers['iou_gap']) > _GAP_TOLERANCE:
             raise InputError(f'{where}: iou_gap is {numbers["iou_gap"]}, chosen_iou - rejected_iou is {gap:.6f}: '
                              'correct one of them')
-        optional: dict[str, Any] = {name: _text(where, entry, name) for name in ('chosen_source', 'rejected_source', 'gt_mask')
+        optional = {name: _text(where, entry, name) for name in ('chosen_source', 'rejected_source', 'gt_mask')
                     if entry.get(name) is not None}
         extra = {name: value for name, value in entry.items() if name not in PairRecord.__dataclass_fields__}
-        records.append(PairRecord(**texts, **numbers, **optional, extra=extra))
+        records.append(PairRecord(**texts, **numbers, **optional, extra=extra))  # type: ignore[arg-type]
         _check_files(where, data_root, entry)
     return records
 

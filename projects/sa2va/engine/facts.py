@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator
 from sa2va_dpo.common.bundled import bundled
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.losses.objective import PreferenceConfig
+
 from .settings import known_names
 
 MISSING = object()
@@ -206,7 +207,6 @@ def _guide_values(cfg) -> dict[str, Any]:
     preference = get(cfg, ('model', 'preference'))
     if not isinstance(preference, dict) or preference.get('type') != 'guide':
         return {}
-
     return {name: getattr(PreferenceConfig, name) for name in ('beta', 'label_smoothing') if name not in preference}
 
 

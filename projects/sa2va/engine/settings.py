@@ -7,9 +7,10 @@ from dataclasses import fields
 from functools import lru_cache
 
 from sa2va_dpo.common.errors import InputError
-from .round_settings import RoundSettings
 from sa2va_dpo.models.losses.objective import PreferenceConfig
 from sa2va_dpo.models.trainable import PARTS
+
+from .round_settings import RoundSettings
 
 # What FlexibleRunner.from_cfg reads, then what this package reads.
 _OF_RUNNER = (
@@ -44,10 +45,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
     if where in _FIXED:
         return _FIXED[where]
     if where[-1:] == ('preference',) and where[0] == 'model':
-
         return ('type', *(field.name for field in fields(PreferenceConfig)))
     if where[:2] == ('model', 'trainable'):
-
         return tuple(PARTS) if len(where) == 2 else _LORA
     if where == ('model', 'activation_checkpointing'):
         return 'llm', 'vision', 'sam2_encoder'

@@ -44,7 +44,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, target: np.ndarray, *, caption:
     if image.shape[:2] != pred.shape:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    picture: np.ndarray = np.repeat((grey * _BACKGROUND_GAIN).astype(np.uint8)[..., None], 3, axis=2)
+    picture = np.repeat((grey * _BACKGROUND_GAIN).astype(np.uint8)[..., None], 3, axis=2)
     for region, colour in ((pred & target, TRUE_POSITIVE), (pred & ~target, FALSE_POSITIVE),
                            (~pred & target, FALSE_NEGATIVE)):
         picture[region] = ((1 - _OPACITY) * picture[region] + _OPACITY * np.array(colour)).astype(np.uint8)
@@ -52,7 +52,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, target: np.ndarray, *, caption:
     longest = max(height, width)
     if longest > max_side:
         size = (max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     elif width < _SMALLEST_SIDE:
         factor = -(-_SMALLEST_SIDE // width)
         if longest * factor <= max_side:

@@ -16,7 +16,6 @@ from .overlay import overlay
 from .report import write_png, write_report
 from .scores import METRIC_NAMES, score_mask
 
-
 _FIELD = 'field_of_view'
 
 
@@ -98,7 +97,6 @@ class VesselSegMetric(BaseMetric):
         return {name: float(np.mean([row[name] for row in results])) for name in METRIC_NAMES}
 
     def _write_overlay(self, sample: dict, image_id: str, pred: np.ndarray, target: np.ndarray, scores: dict) -> None:
-        assert self.out_dir is not None, 'the constructor refuses overlays without it'
         image = sample.get('image')
         if image is None:
             raise ValueError('overlays need the image (a path or an RGB array) in the sample')
@@ -106,6 +104,7 @@ class VesselSegMetric(BaseMetric):
             with Image.open(image) as file:
                 image = np.array(file.convert('RGB'))
         picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
+        assert self.out_dir is not None  # __init__ refuses overlays without it
         write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
 
 

@@ -5,10 +5,12 @@ import hashlib
 from pathlib import Path
 from typing import Sequence
 
+from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.files import hash_text, write_json
 from sa2va_dpo.datasets.ground_truth import check_stems
 from sa2va_dpo.datasets.samples import SampleMaker
+
 from .config import GenerateConfig
 from .generate import mine_images
 from .miner import Item, Miner
@@ -18,14 +20,15 @@ from .sampler import Policies
 CANDIDATES = 'candidates.json'
 
 
+@ownership.releases
 def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None, preprocessor=None,
                     frozen: SampleMaker | None = None) -> dict:
     """Write every image's candidates below ``config.output_dir``, and ``candidates.json`` last.
 
-    The file is a list of ``{"image", "prompt", "candidates": [{"mask", "source", "predicted_iou"}, ...], "disagreement"}`` with
-    paths relative to the folder; ``disagreement`` is 1 - mean IoU of two candidates, and the images on which the candidates
-    disagree most come first. The same call after an interruption goes on; with several processes they share the images.
-    Nobody's picks are ever removed: a folder that holds other candidates is refused.
+    The file is a list of ``{"image", "prompt", "candidates": [{"mask", "source", "predicted_iou"}, ...],
+    "disagreement"}`` with paths relative to the folder; ``disagreement`` is 1 - mean IoU of two candidates, and the
+    images on which the candidates disagree most come first. The same call after an interruption goes on; with several
+    processes they share the images. Nobody's picks are ever removed: a folder that holds other candidates is refused.
 
     Args:
         config: mode ``generate``; nothing of judge, pairing or ground truth is used.
@@ -40,7 +43,8 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
     """
     images = [Path(image) for image in images]
     check_stems(images)
-    root = DataRoot(config.output_dir, hash_text('candidates ' + config.fingerprint([str(image) for image in images])), CANDIDATES)
+    root = DataRoot(config.output_dir, hash_text('candidates ' + config.fingerprint([str(image) for image in images])),
+                    CANDIDATES, config.made_with())
     root.refuse_sources([config.images_dir, *{image.parent for image in images}])
     items = [Item(image, None, digest([image, None])) for image in images]
     inputs = hashlib.sha256(''.join(item.inputs for item in items).encode()).hexdigest()
@@ -59,7 +63,7 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
         write_json(root.root / REPORT, dict(
             images=len(entries), candidates=sum(len(entry['candidates']) for entry in entries) / max(1, len(entries)),
             diversity=sum(entry['diversity'] or 0.0 for entry in entries) / max(1, len(entries)),
-            fingerprint=root.fingerprint, inputs=inputs))
+            fingerprint=root.fingerprint, inputs=inputs, made_with=root.made_with))
         root.close()
     ranks.barrier()
     return root.finished(inputs)

@@ -1,7 +1,6 @@
 """What a generation run is: every setting, checked before anything is read or written."""
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -9,12 +8,14 @@ from pathlib import Path
 
 from mmengine.registry import Registry
 
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import hash_directory, hash_json
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
-from sa2va_dpo.common.errors import InputError
+
+from . import votes  # noqa: F401  (registers its judges)
 from .judges import JUDGES, Mixture
 from .pairing import PAIRINGS
-from . import votes  # noqa: F401  (registers its judges)
 from .sources import DEFAULT_SOURCES, SOURCES, Source
 
 MODES = ('generate', 'from_predictions')
@@ -153,10 +154,15 @@ class GenerateConfig:
 
     def fingerprint(self, image_names: list[str]) -> str:
         """Hex digest of the settings, the model and the images' names; equal digests on equal files write equal files."""
+        return hash_json([self.made_with(), image_names])
+
+    def made_with(self) -> dict:
+        """The settings that change what is written, and a hash of the content of each checkpoint."""
         settings = {name: value for name, value in asdict(self).items() if name not in _NO_EFFECT}
-        models = [_model_digest(path) for path in (self.model_path, *self.candidate_models) if path]
-        return hashlib.sha256(json.dumps([settings, models, image_names], sort_keys=True, default=list)
-                              .encode('utf-8', 'surrogatepass')).hexdigest()
+        # Whether a checkpoint is there at all is for its loader to say; a model may also have been handed over loaded.
+        models = {str(path): hash_directory(path) if Path(path).is_dir() else None
+                  for path in (self.model_path, *self.candidate_models) if path}
+        return json.loads(json.dumps(dict(settings=settings, models=models), default=list))
 
 
 def _build(registry: Registry, specs, flag: str) -> list[tuple[float, object]]:
@@ -184,19 +190,3 @@ def _build(registry: Registry, specs, flag: str) -> list[tuple[float, object]]:
     if flag == '--judge' and not built:
         raise InputError(f'{flag}: name at least one of {", ".join(registry.module_dict)}')
     return built
-
-
-def _model_digest(path: str) -> str:
-    """Of a checkpoint directory: names and sizes of all files, and the ends of the weights, which is quick and enough
-    to tell two checkpoints apart."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).glob('*')):
-        if not file.is_file():
-            continue
-        digest.update(f'{file.name} {file.stat().st_size}\n'.encode('utf-8', 'surrogatepass'))
-        if file.suffix == '.safetensors':
-            with open(file, 'rb') as content:
-                digest.update(content.read(1 << 20))
-                content.seek(-min(1 << 20, file.stat().st_size), 2)
-                digest.update(content.read())
-    return digest.hexdigest()

@@ -9,6 +9,9 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
+from sa2va_dpo.common import ownership
+from sa2va_dpo.common import processes as ranks
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
 from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import check_sizes, check_stems, match_ground_truth
@@ -16,8 +19,7 @@ from sa2va_dpo.datasets.mask_io import list_images, read_mask, write_mask
 from sa2va_dpo.datasets.names import printable
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.datasets.splits import Split, split_patients
-from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common import processes as ranks
+
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, read
@@ -30,6 +32,7 @@ __all__ = ['GenerateConfig', 'generate_pairs', 'mine_images']
 _AHEAD = 3  # images read ahead of, and written behind, the one the policy works on
 
 
+@ownership.releases
 def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, images: Sequence[str | Path] | None = None,
                    overwrite: bool = False, allow_empty: bool = False, frozen: SampleMaker | None = None,
                    truths: Mapping[Path, Path] | None = None, quiet: bool = False) -> dict:
@@ -59,7 +62,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     check_sizes(matched)
     split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction, config.seed,
                            config.group_regex)
-    root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]))
+    root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]), made_with=config.made_with())
     root.refuse_sources([folder, config.images_dir, config.gt_dir, *{image.parent for image in images}])
     held_out = {*split.val, *split.test}
     items = []
@@ -217,7 +220,7 @@ def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[d
         for names, file in ((val_names, 'val_annotations.json'), (test_names, 'test_annotations.json')):
             if names:
                 write_segs(root.root / file, [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names])
-    report.update(fingerprint=root.fingerprint, inputs=inputs)
+    report.update(fingerprint=root.fingerprint, inputs=inputs, made_with=root.made_with)
     write_json(root.root / REPORT, report)
     root.close()
     return report

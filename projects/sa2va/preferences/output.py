@@ -10,10 +10,11 @@ from typing import Sequence
 
 import numpy as np
 
-from sa2va_dpo.datasets.containers import container_of, content_hash
-from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
+from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, hash_text, remove_leftovers, write_text
+from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
+from sa2va_dpo.datasets.containers import container_of
+from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def digest(paths: Sequence[Path | None]) -> str:
     """Of the contents of files; notices an image or mask that was corrected between two runs."""
-    return hash_text('|'.join('-' if path is None else content_hash(path) for path in paths))
+    return hash_files(paths)
 
 
 class DataRoot:
@@ -35,10 +36,12 @@ class DataRoot:
         root: made if need be.
         fingerprint: of the run (see ``GenerateConfig.fingerprint``).
         result: the file that a finished run has written.
+        made_with: what the fingerprint is of (``GenerateConfig.made_with``), to name what differs.
     """
 
-    def __init__(self, root: str | os.PathLike, fingerprint: str, result: str = ANNOTATIONS[0]) -> None:
-        self.root, self.fingerprint, self.result = Path(root), fingerprint, result
+    def __init__(self, root: str | os.PathLike, fingerprint: str, result: str = ANNOTATIONS[0],
+                 made_with: dict | None = None) -> None:
+        self.root, self.fingerprint, self.result, self.made_with = Path(root), fingerprint, result, made_with
 
     def refuse_sources(self, folders: Sequence[str | os.PathLike | None]) -> None:
         """Raises InputError where writing would mix with, or delete, a folder that is read from."""
@@ -67,24 +70,25 @@ class DataRoot:
         return report if report and self._made_here(report, inputs) and (self.root / self.result).is_file() else None
 
     def claim(self, inputs: str, overwrite: bool) -> None:
-        """Make the folder this run's.
+        """Make the folder this run's, and this process its one writer until its entry point returns (``ownership.releases``).
 
         Raises:
-            InputError: another run's pairs, or files of unknown origin, are there.
+            InputError: another run's pairs, or files of unknown origin, are there, or another process is writing there.
         """
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f'--output_dir {self.root}: is a file: choose another folder')
+        ownership.lock(self.root, 'pairs', '--output_dir')
         report, journals = self.report(), self._journals()
-        owners = [lines[0].get('fingerprint') for lines in map(_lines, journals) if len(lines) > 1]
+        heads = [lines[0] for lines in map(_lines, journals) if len(lines) > 1]
         if report is not None:
             if not overwrite and not self._made_here(report, inputs):
-                raise InputError(f'--output_dir {self.root}: holds pairs made with other settings, model or images: '
-                                 'choose another folder, or add --overwrite to replace them')
+                raise InputError(f'--output_dir {self.root}: holds pairs made with other settings, model or images '
+                                 f'({self._difference(report)}): choose another folder, or add --overwrite to replace them')
             self.clear()
-        elif any(owner != self.fingerprint for owner in owners):
+        elif other := next((head for head in heads if head.get('fingerprint') != self.fingerprint), None):
             if not overwrite:
-                raise InputError(f'--output_dir {self.root}: holds an unfinished run with other settings or model: '
-                                 'repeat its command, choose another folder, or add --overwrite to start anew')
+                raise InputError(f'--output_dir {self.root}: holds an unfinished run with other settings or model '
+                                 f'({self._difference(other)}): repeat its command, choose another folder, or add --overwrite to start anew')
             self.clear()
         elif not journals:
             # With a journal, even one killed before its first line was whole, everything here is our own.
@@ -92,10 +96,6 @@ class DataRoot:
             if taken:
                 raise InputError(f'--output_dir {self.root}: holds {", ".join(taken)} that this command did not make: '
                                  'choose another folder')
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f'--output_dir {self.root}: cannot be made ({error}): choose another folder') from None
         for name in FOLDERS:
             remove_leftovers(self.root / name)
 
@@ -105,6 +105,15 @@ class DataRoot:
             shutil.rmtree(self.root / name, ignore_errors=True)
         for path in (*(self.root / name for name in (*ANNOTATIONS, REPORT)), *self._journals()):
             path.unlink(missing_ok=True)
+
+    def _difference(self, other: dict) -> str:
+        """The first difference to what another run wrote about itself."""
+        if other.get('fingerprint') == self.fingerprint:
+            return 'the content of an image, a mask or a prediction has changed'
+        if self.made_with is None or not isinstance(other.get('made_with'), dict):
+            return 'of an earlier version'
+        changed = ownership.differences(other['made_with'], self.made_with)
+        return '; '.join(changed[:3]) or 'other images'
 
     def _made_here(self, report: dict, inputs: str) -> bool:
         return report.get('fingerprint') == self.fingerprint and report.get('inputs') == inputs
@@ -130,7 +139,7 @@ class DataRoot:
         return found
 
     def open_journal(self, rank: int) -> 'Journal':
-        return Journal(self.root / _JOURNAL.format(rank=rank), self.fingerprint)
+        return Journal(self.root / _JOURNAL.format(rank=rank), dict(fingerprint=self.fingerprint, made_with=self.made_with))
 
     def close(self) -> None:
         """The run is finished: journals are not needed any more."""
@@ -173,10 +182,10 @@ class DataRoot:
 class Journal:
     """Lines that are on disk when ``append`` returns. A line cut short by a kill is removed at the next start."""
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, head: dict) -> None:
         lines = _lines(path) if path.is_file() else []
-        if not lines or lines[0].get('fingerprint') != fingerprint:
-            lines = [dict(fingerprint=fingerprint)]
+        if not lines or lines[0].get('fingerprint') != head['fingerprint']:
+            lines = [head]
         write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
         self._file = open(path, 'a', encoding='utf-8')
 

@@ -71,6 +71,31 @@ print('held', flush=True)""")
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_many_processes_racing_for_one_folder_never_hold_it_together(tmp_path):
+    code = f'''
+import os, sys, time
+from sa2va_dpo.common import ownership
+from sa2va_dpo.common.errors import InputError
+won = 0
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    try:
+        with ownership.lock({str(tmp_path)!r}, "race"):
+            os.mkdir({str(tmp_path / "inside")!r})  # fails where another is inside
+            won += 1
+            os.rmdir({str(tmp_path / "inside")!r})
+    except InputError:
+        pass
+print(won)
+'''
+    racers = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+              for _ in range(4)]
+    results = [racer.communicate() for racer in racers]
+    assert all(not err for _, err in results), results
+    assert sum(int(out) for out, _ in results) > 20
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_process_cannot_claim_twice_at_once(tmp_path):
     with own(tmp_path), pytest.raises(InputError, match='one at a time'):
         own(tmp_path)
@@ -125,7 +150,7 @@ def test_overwrite_removes_what_was_written_here_and_nothing_else(tmp_path):
     with own(folder, dict(settings={}), overwrite=True) as claim:
         assert not claim.found
         assert 'iter_2.pth' in claim.cleared and 'iter_4.pth' in claim.cleared and 'kind training' in claim.cleared
-    assert sorted(p.name for p in folder.iterdir()) == [ownership.LOCK, 'notes.txt', ownership.RECORD]
+    assert sorted(p.name for p in folder.iterdir()) == ['notes.txt', ownership.RECORD]
     assert (outside / 'precious').read_text() == 'x'
 
 

@@ -8,10 +8,10 @@ import torch
 from mmengine.registry import DATASETS, MODELS
 
 from sa2va_dpo import plugins  # noqa: F401
-from sa2va_dpo.datasets.draws import Draw, choose_in_turn
-from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
-from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, jitter, vessel_seg_collate
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
+from sa2va_dpo.datasets.draws import Draw, choose_in_turn
+from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, jitter, vessel_seg_collate
 
 PROMPT = '<image>Please segment the blood vessels.'
 

@@ -8,9 +8,11 @@ from typing import Iterable, Sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import patient_of
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import digest_of_array
+
 from .state import Labelled
 
 
@@ -25,8 +27,9 @@ class ListedMasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         item = self.items[index]
+        field = find_field_of_view(Path(item.image), Path(item.mask))
         return dict(image=read_image_rgb(item.image), mask=read_mask(item.mask), prompt=self.prompt,
-                    image_id=Path(item.image).stem)
+                    image_id=Path(item.image).stem, field_of_view=None if field is None else read_mask(field))
 
 
 def pixel_hashes(paths: Iterable[str | Path]) -> dict[str, str]:

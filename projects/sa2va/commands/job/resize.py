@@ -8,6 +8,7 @@ from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference
 from sa2va_dpo.models.checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+
 from .images import ListedMasks
 from .settings import JobSettings
 from .state import JobState

@@ -12,6 +12,7 @@ from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.engine.checkpointing import newest_whole, select
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.inference.input_size import mean_dice
+
 from .folder import TRAINING
 from .settings import JobSettings
 from .state import JobState

@@ -11,6 +11,7 @@ from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
+
 from .images import name_some, shared_with
 from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
 from .state import JobState, Labelled

@@ -171,8 +171,7 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
         supervised = _mean(supervised, image_weights)
         result['supervised_loss'] = config.supervised_weight * supervised
         logs['supervised_nll'] = supervised.detach()
-    if config.kl_weight:
-        assert reference_logits is not None, 'PreferenceConfig refuses kl_weight without a reference'
+    if config.kl_weight and reference_logits is not None:  # PreferenceConfig refuses the one without the other
         kl = _mean(kl_to_reference(logits, reference_logits, chosen, rejected, image_index=image_index), image_weights)
         result['kl_loss'] = config.kl_weight * kl
         logs['kl'] = kl.detach()

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tensors import checked_inputs, checked_mask, is_number, ratio, real, region_average, soft_dice, to_pairs
+from .tensors import checked_inputs, checked_mask, is_number, real, region_average, soft_dice, to_pairs
 
 REDUCTIONS = ('mean', 'sum', 'disagreement', 'balanced')
 LOSS_TYPES = ('sigmoid', 'robust', 'hinge', 'ipo', 'dice')
@@ -80,9 +80,10 @@ def mask_log_prob(logits: Tensor, mask: Tensor, reduction: str = 'mean', region:
     z = real(logits)
     y = checked_mask(mask, z, 'mask')
     log_likelihood = y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)
-    if region is None:  # checked above: exactly the regional reductions have one
+    if not regional:
         total = log_likelihood.sum((-2, -1))
         return total if reduction == 'sum' else total / (z.shape[-2] * z.shape[-1])
+    assert region is not None  # checked at the top
     return region_average(log_likelihood, log_likelihood, region.to(z), reduction)
 
 
@@ -158,9 +159,10 @@ def preference_loss(logits: Tensor, chosen: Tensor, rejected: Tensor, *, referen
         raise ValueError(f'pair_weights {tuple(pair_weights.shape)} must be [P] = ({y_w.shape[0]},)')
 
     change = _change(z, z_ref, clip)
-    if clip is None or z_ref is None:
+    if clip is None:
         scored = z
     else:
+        assert z_ref is not None  # check_combination: clip needs a reference
         scored = z_ref + change
     if loss_type == 'dice':
         h, chosen_log_ratio = _dice_log_ratios(scored, z_ref, y_w, y_l, image_index)
