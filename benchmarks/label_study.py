@@ -50,6 +50,7 @@ def main() -> None:
         return report(args.out)
     began = args.began or time.time()
     import torch
+
     from benchmarks.study.bank import Bank
     from benchmarks.study.bases import TINY, labelled_base
     from benchmarks.study.regimes import BASE_STEPS, Regime, regimes

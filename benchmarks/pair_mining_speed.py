@@ -28,8 +28,8 @@ def load(args):
     if args.variant is None:
         return load_checkpoint(TINY, device=args.device), tiny
     from sa2va_dpo.models.checkpoint import initialise
-    from sa2va_dpo.models.variants import RELEASED
     from sa2va_dpo.models.sa2va import Sa2VAModel
+    from sa2va_dpo.models.variants import RELEASED
 
     torch.manual_seed(0)
     config = RELEASED[args.variant]

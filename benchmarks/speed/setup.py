@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from sa2va_dpo.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint import initialise
-from sa2va_dpo.models.checkpoint import empty_weights, read_config, read_sam2_dims
+from sa2va_dpo.models.checkpoint import empty_weights, initialise, read_config, read_sam2_dims
 from sa2va_dpo.models.mllm import family_of
-from sa2va_dpo.models.variants import RELEASED
 from sa2va_dpo.models.sa2va import Sa2VAModel
+from sa2va_dpo.models.variants import RELEASED
 
 TINY = Path(__file__).resolve().parents[2] / 'projects/sa2va/assets/tiny_sa2va'
 PROMPT = '<image>Please segment the blood vessels.'

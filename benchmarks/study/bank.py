@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sa2va_dpo.drawn import draw
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
+from sa2va_dpo.drawn import draw
 from sa2va_dpo.models.checkpoint import copy_with_sam_size, export_checkpoint
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 

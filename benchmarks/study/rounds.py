@@ -10,17 +10,19 @@ import time
 
 import numpy as np
 import torch
+from scipy import ndimage
+
 from sa2va_dpo.evaluation.counts import confusion_counts, dice, iou
 from sa2va_dpo.evaluation.topology import cldice
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.preferences.candidates import Candidate, Context, pick_distinct
 from sa2va_dpo.preferences.sources import DEFAULT_SOURCES, GREEDY, SOURCES
-from scipy import ndimage
 
 from .bank import Bank
 from .regimes import Regime
 from .run import learning_rate
+from .step import optimizer_of, step
 from .table import FULL
 
 BATCH, PAIRS_PER_IMAGE, SCORE_SIZE = 4, 4, 320
@@ -140,9 +142,7 @@ class Run:
         reference = 'stored' if regime.preference.get('weight') else 'none'
         self.model = Sa2VADPOModel(base, FULL, {**regime.preference, 'use_reference': reference == 'stored'},
                                    reference=reference, score_size=SCORE_SIZE).to(bank.device)
-        groups = [dict(params=[p for _, p in g['params']], lr=regime.lr * g['lr_mult']) for g in self.model.parameter_groups()]
-        self.parameters = [p for g in groups for p in g['params']]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.optimizer, self.parameters = optimizer_of(self.model, regime.lr)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step, steps))
         self.references: dict[tuple[str, str], torch.Tensor] = {}
         self.reference_policy = None
@@ -183,14 +183,7 @@ class Run:
 
     def step(self, data: dict) -> dict:
         self.model.train()
-        losses = self.model(**data, mode='loss')
-        total = sum(value for key, value in losses.items() if 'loss' in key)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        return losses
+        return step(self.model, self.optimizer, self.schedule, self.parameters, data)
 
     def draw(self, labelled: dict[str, list], unlabelled: dict[str, list]) -> list:
         draws = []

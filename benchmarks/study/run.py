@@ -8,12 +8,11 @@ import torch
 
 from sa2va_dpo.evaluation.counts import confusion_counts, dice, iou, precision, recall
 from sa2va_dpo.evaluation.topology import betti_errors, cldice
-from sa2va_dpo.models.losses import combined_loss
 from sa2va_dpo.models.sa2va import upsample_logits
-from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel, preference_config
-from sa2va_dpo.models.trainable import parameter_groups
+from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 
 from .splits import Split
+from .step import optimizer_of, step
 from .table import PARTS, Cell
 
 BATCH, PAIRS_PER_IMAGE, WARMUP = 4, 4, 10
@@ -48,20 +47,16 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
         return score(split.policy, split)
     torch.manual_seed(split.seed)
     rng = np.random.default_rng(split.seed)
-    model = Sa2VADPOModel(split.base, PARTS[cell.parts], cell.preference, reference='none' if cell.reference == 'none' else
-                          'initial', score_size=cell.score_size).to(split.device)
-    objective = preference_config(cell.preference, cell.reference)
+    model = Sa2VADPOModel(split.base, PARTS[cell.parts], cell.preference, score_size=cell.score_size,
+                          reference='none' if cell.reference == 'none' else 'stored').to(split.device)
     policy = model.policy
-    groups = [dict(params=[p for _, p in g['params']], lr=cell.lr * g['lr_mult'])
-              for g in parameter_groups(policy, model.switches)]
-    parameters = [p for g in groups for p in g['params']]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer, parameters = optimizer_of(model, cell.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, cell.steps))
     pairs = split.select(cell.pairs, split.mine(judge='ClDice' if cell.pairs == 'own_topology' else 'IoU'))
     logs: dict[str, list[float]] = {name: [] for name in LOGGED}
     policy.train()
-    for step in range(cell.steps):
-        if step and step % math.ceil(cell.steps / cell.refresh) == 0:
+    for done in range(cell.steps):
+        if done and done % math.ceil(cell.steps / cell.refresh) == 0:
             pairs = split.select(cell.pairs, split.mine(policy.eval()))
             split.forget_targets()
             policy.train()
@@ -76,20 +71,14 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
             split.target(pair[side], cell.score_size).flip([axis for axis, on in ((1, h), (0, v)) if on])
             for _, group, h, v in batch for pair in group]) for side in ('chosen', 'rejected')}
         index = torch.tensor([i for i, (_, group, _, _) in enumerate(batch) for _ in group], device=split.device)
-        output = policy.decode(policy.encode_image(torch.stack([view[0] for view in views])),
-                               policy.embed_states(torch.stack([view[1] for view in views])))
-        reference = None
-        if objective.use_reference:
-            reference = upsample_logits(torch.stack([view[2] for view in views]), cell.score_size)
-        losses = combined_loss(objective, model.score_logits(output), reference, masks['chosen'], masks['rejected'],
-                               image_index=index)
-        total = sum(value for key, value in losses.items() if 'loss' in key)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step >= cell.steps - 20:
+        inputs = dict(sam_pixel_values=torch.stack([view[0] for view in views]),
+                      seg_states=torch.stack([view[1] for view in views]),
+                      seg_index=torch.tensor([(i, 0) for i in range(len(views))], device=split.device))
+        if model.preference.use_reference:
+            inputs['reference_low_res'] = torch.stack([view[2] for view in views])
+        losses = step(model, optimizer, schedule, parameters, dict(
+            batch=inputs, **masks, image_index=index, gaps=torch.ones(len(index), device=split.device)))
+        if done >= cell.steps - 20:
             for name in LOGGED:
                 if name in losses:
                     logs[name].append(float(losses[name]))

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import torch
 
-from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, write_mask
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.targets import soft_target
+from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
@@ -103,10 +103,10 @@ class Split:
         return self._views[key]
 
     def target(self, path: Path, size: int = 256) -> torch.Tensor:
-        """[size, size] float32 soft target of a mask file, on the device."""
+        """uint8 [size, size] soft target of a mask file, on the device."""
         if (path, size) not in self._targets:
             self._targets[path, size] = torch.from_numpy(soft_target(read_mask(path), size)).to(self.device)
-        return self._targets[path, size].float() / 255
+        return self._targets[path, size]
 
     def forget_targets(self) -> None:
         """After files of the same name were written anew."""
@@ -152,7 +152,7 @@ class Split:
             elif kind == 'own_best':
                 out[image] = [pair for pair in pairs if pair['chosen_iou'] == best]
             elif kind == 'own_hard':
-                size = lambda p: float((self.target(p['chosen']) - self.target(p['rejected'])).abs().sum())  # noqa: E731
+                size = lambda p: float((self.target(p['chosen']).float() - self.target(p['rejected']).float()).abs().sum())  # noqa: E731
                 out[image] = sorted(pairs, key=size)[:max(1, len(pairs) // 2)]
             elif kind == 'gt':
                 out[image] = pairs + against_truth

@@ -3,8 +3,17 @@ from mmengine.registry import DATASETS, MODELS
 
 from sa2va_dpo.datasets import dpo_vessel_dataset, round_pairs, seg_dataset  # noqa: F401
 from sa2va_dpo.drawn import dataset as drawn_dataset  # noqa: F401
-from sa2va_dpo.engine import (checkpointing, hooks, log_processor, loops, optim, pair_validation, rounds,  # noqa: F401
-                              runner, sampling)
+from sa2va_dpo.engine import (  # noqa: F401
+    checkpointing,
+    hooks,
+    log_processor,
+    loops,
+    optim,
+    pair_validation,
+    rounds,
+    runner,
+    sampling,
+)
 from sa2va_dpo.engine.xtuner import xtuner_builder
 from sa2va_dpo.evaluation import vessel_metric  # noqa: F401
 from sa2va_dpo.models import run_model, sa2va_dpo_model, sa2va_seg_model  # noqa: F401

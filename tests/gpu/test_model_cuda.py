@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sa2va_dpo.inference.predictor import Predictor
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.inference.predictor import Predictor
 from sa2va_dpo.models.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.gpu

@@ -126,7 +126,7 @@ def test_wheel_says_what_it_needs_and_xtuner_is_not_among_it(wheel):
     assert metadata['Version'] == sa2va_dpo.__version__ and metadata['License-Expression'] == 'Apache-2.0'
     assert not [line for line in requires if 'xtuner' in line]
     assert [line for line in requires if line.startswith('deepspeed') and 'extra == "train"' in line]
-    assert set(metadata.get_all('Provides-Extra')) == {'train', 'review', 'parquet', 'trackers', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {'train', 'review', 'parquet', 'medical', 'trackers', 'dev'}
 
 
 # -- an installed copy, alone -----------------------------------------------------------------------------------------
@@ -221,10 +221,9 @@ def no_test(package: Path) -> list[str]:
 
 def test_a_config_of_the_package_is_found_by_name_and_by_the_guides_path(installed, upstream):
     """Upstream's clone has the folder ``projects/sa2va/configs``, too, without our file in it."""
-    for name in ('sa2va_dpo_vessel', 'projects/sa2va/configs/sa2va_dpo_vessel.py'):
-        found = python_says(installed, f'''
+    found = python_says(installed, '''
 from sa2va_dpo.engine.config import read_config
-cfg = read_config({name!r}, [])
-result = dict(type=cfg.model.type, imports=cfg.custom_imports['imports'])
+cfgs = [read_config(name) for name in ('sa2va_dpo_vessel', 'projects/sa2va/configs/sa2va_dpo_vessel.py')]
+result = [dict(type=cfg.model.type, imports=cfg.custom_imports['imports']) for cfg in cfgs]
 ''', upstream, upstream)
-        assert found == dict(type='Sa2VADPOModel', imports=['sa2va_dpo.plugins'])
+    assert found == [dict(type='Sa2VADPOModel', imports=['sa2va_dpo.plugins'])] * 2

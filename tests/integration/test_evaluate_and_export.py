@@ -5,12 +5,11 @@ import json
 import pytest
 import torch
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint import load_trained_tensors
 from sa2va_dpo.commands.export import main as export_main
 from sa2va_dpo.commands.test import main as score_main
 from sa2va_dpo.commands.train import main as train_main
-from sa2va_dpo.models.checkpoint import load_checkpoint
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint import load_checkpoint, load_trained_tensors
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
 pytestmark = pytest.mark.integration

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint import (export_adapter, export_checkpoint, load_adapter, load_checkpoint)
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint import export_adapter, export_checkpoint, load_adapter, load_checkpoint
 from sa2va_dpo.models.trainable import merge_adapters, set_trainable
 
 pytestmark = pytest.mark.integration

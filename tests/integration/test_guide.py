@@ -13,7 +13,7 @@ from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.datasets.ground_truth import patient_of
 from sa2va_dpo.datasets.mask_io import read_mask, write_mask
 from sa2va_dpo.drawn import write_dataset
-from sa2va_dpo.models.checkpoint.released import copy_with_sam_size
+from sa2va_dpo.models.checkpoint import copy_with_sam_size
 
 pytestmark = pytest.mark.integration
 

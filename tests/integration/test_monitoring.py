@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sa2va_dpo.commands.train import main as train_main
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
 from sa2va_dpo.engine.pair_validation import PairValidationHook
-from sa2va_dpo.commands.train import main as train_main
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 
 pytestmark = pytest.mark.integration

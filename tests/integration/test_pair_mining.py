@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_dpo.datasets.annotations import read_pairs, read_segs
-from sa2va_dpo.drawn import write_dataset
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.commands.pairs import main
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import read_pairs, read_segs
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.drawn import write_dataset
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.preferences.candidates import Request
-from sa2va_dpo.commands.pairs import main
 from sa2va_dpo.preferences.sampler import Policies, PolicySampler
 
 pytestmark = pytest.mark.integration
@@ -59,7 +59,9 @@ def whole(drawn, micro_checkpoint, repo_root, tmp_path_factory):
 def test_the_command_writes_what_training_reads(whole):
     assert read_pairs(whole / 'dpo_annotations.json', whole) and len(read_segs(whole / 'val_annotations.json', whole)) == 3
     report = json.loads((whole / 'generation_report.json').read_text(encoding='utf-8'))
-    assert report['images'] == 12 and report['candidates_per_image']['max'] == 4
+    # Twelve patients: two are the test's, of whom no pair is made.
+    assert len(read_segs(whole / 'test_annotations.json', whole)) == 2
+    assert report['images'] == 10 and report['candidates_per_image']['max'] == 4
 
 
 def test_killed_at_random_moments_it_ends_the_same(drawn, micro_checkpoint, repo_root, whole, tmp_path):

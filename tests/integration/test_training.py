@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from sa2va_dpo.models.checkpoint import read_trained_tensors
 from sa2va_dpo.commands.train import main as train_main
+from sa2va_dpo.models.checkpoint import read_trained_tensors
 
 pytestmark = pytest.mark.integration
 

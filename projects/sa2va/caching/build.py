@@ -7,9 +7,9 @@ from typing import Mapping, Sequence
 import torch
 from tqdm import tqdm
 
+from sa2va_dpo.common.tensor_store import CacheStore
 from sa2va_dpo.datasets.samples import SampleMaker, View
 from sa2va_dpo.models.sa2va import Sa2VAModel
-from sa2va_dpo.common.tensor_store import CacheStore
 
 
 @torch.no_grad()

@@ -12,17 +12,18 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
-from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
-from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.common.errors import InputError, setting
 from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
-from sa2va_dpo.models.sa2va_dpo_model import preference_config
+from sa2va_dpo.common.tensor_store import CacheStore, evict, size_of
+from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
+from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.models.run_model import Sa2VARunModel
+from sa2va_dpo.models.sa2va_dpo_model import preference_config
 from sa2va_dpo.models.trainable import normalise_switches
+
 from .build import Wish, batch_of, compute, fill, fill_one, missing
 from .fingerprint import fingerprint, weights_digest
 from .kinds import KINDS, Kind, choose
-from sa2va_dpo.common.tensor_store import CacheStore, evict, size_of
 
 _GIB = 2 ** 30
 # Computing a view costs what a visit saves, and some more for writing it: visits per view from which it pays.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from sa2va_dpo.common.arguments import ArgumentParser
 
@@ -31,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--candidate_models', nargs='+', metavar='DIR', help='other checkpoints whose masks are candidates')
     add('--judge', nargs='+', metavar='NAME[=WEIGHT]', help='what decides which mask is better (default IoU)')
     add('--pairing', help='which candidates meet (default AllPairs), see docs/pairs.md')
+    add('--cells', type=int, metavar='N', help='chosen is put together from the best candidate of each of N x N cells')
     add('--balance', action='store_true', help='as many over- as under-segmenting rejected masks per image')
     add('--max_candidate_iou', type=float, help='more similar candidates are duplicates (default 0.98)')
     add('--link', action='store_true', help='hard links to the images instead of copies')
@@ -46,6 +48,6 @@ def main(argv: list[str] | None = None) -> int:
 
     overwrite = settings.pop('overwrite', False)
     # What was not given keeps the default that GenerateConfig states.
-    generate_pairs(GenerateConfig(**{name: tuple(value) if isinstance(value, list) else value
-                                     for name, value in settings.items()}), overwrite=overwrite)
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    generate_pairs(GenerateConfig(**given), overwrite=overwrite)
     return 0

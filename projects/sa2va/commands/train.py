@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
-from sa2va_dpo.common.errors import InputError, WAITING
+from sa2va_dpo.common.errors import WAITING, InputError
 from sa2va_dpo.common.ownership import releases
 
 

@@ -295,6 +295,8 @@ _hashes: dict[str, tuple[tuple, str]] = {}
 def hash_file(path: str | os.PathLike) -> str:
     """SHA-256 of a whole file, hex; read again only when its size, times or inode change.
 
+    A path inside a file (a frame of a sequence, see ``datasets/containers.py``) stands for the file and the name in it.
+
     Raises:
         InputError: it cannot be read.
     """
@@ -309,6 +311,8 @@ def hash_file(path: str | os.PathLike) -> str:
             total, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
             while count := file.readinto(buffer):
                 total.update(buffer[:count])
+    except NotADirectoryError:
+        return hash_text(f'{hash_file(os.path.dirname(path))} {os.path.basename(path)}')
     except (OSError, ValueError) as error:
         raise read_problem(path, error if isinstance(error, OSError) else OSError(errno.EINVAL, str(error))) from None
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:

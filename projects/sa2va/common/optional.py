@@ -11,6 +11,7 @@ EXTRAS = dict(
     train=('deepspeed',),
     review=('starlette', 'uvicorn'),
     parquet=('datasets', 'pyarrow'),
+    medical=('pydicom', 'nibabel'),
     trackers=('wandb', 'mlflow'),
 )
 

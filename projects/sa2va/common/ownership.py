@@ -266,7 +266,7 @@ def differences(was: Any, now: Any, free: Iterable[str] = ()) -> list[str]:
     return found
 
 
-def _problem(folder: Path, kind: str, identity: dict, free: set[str], record: dict | None, ours: Sequence[str]) -> str | None:
+def _problem(folder: Path, kind: str, identity: Mapping, free: set[str], record: dict | None, ours: Sequence[str]) -> str | None:
     """Why the folder is not this run's, or None."""
     if record is None:
         found = _matches(folder, ours)
@@ -282,7 +282,7 @@ def _problem(folder: Path, kind: str, identity: dict, free: set[str], record: di
     return 'holds another run: ' + '; '.join(changed[:_NAMED]) + more
 
 
-def _follow(folder: Path, kind: str, identity: dict, free: set[str], name: str) -> Claim:
+def _follow(folder: Path, kind: str, identity: Mapping, free: set[str], name: str) -> Claim:
     """What the other processes of a launch do. When the first one refuses, the launcher ends them."""
     end = time.monotonic() + _PATIENCE_S
     while True:

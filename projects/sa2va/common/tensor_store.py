@@ -90,7 +90,7 @@ class CacheStore:
 def size_of(directory: str | os.PathLike) -> int:
     """Bytes of all files below a folder."""
     total = 0
-    for root, _, names in os.walk(directory):
+    for root, _, names in os.walk(str(directory)):
         for name in names:
             try:
                 total += os.stat(os.path.join(root, name)).st_size

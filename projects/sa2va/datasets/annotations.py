@@ -91,8 +91,9 @@ def resolve(data_root: str | os.PathLike, relative: str) -> Path:
 
 def _other_spelling(root: Path, parts: Sequence[str]) -> Path | None:
     """The file whose name differs in Unicode's normal form alone: archives and macOS change it on the way."""
-    path = root
+    path: Path | None = root
     for part in parts:
+        assert path is not None  # the loop ends with the first part that is not there
         path = next((path / spelling for spelling in (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
                      if (path / spelling).exists()), None)
         if path is None or not path.resolve().is_relative_to(root.resolve()):
@@ -126,7 +127,7 @@ def read_pairs(path: str | os.PathLike, data_root: str | os.PathLike) -> list[Pa
         optional = {name: _text(where, entry, name) for name in ('chosen_source', 'rejected_source', 'gt_mask')
                     if entry.get(name) is not None}
         extra = {name: value for name, value in entry.items() if name not in PairRecord.__dataclass_fields__}
-        records.append(PairRecord(**texts, **numbers, **optional, extra=extra))
+        records.append(PairRecord(**texts, **numbers, **optional, extra=extra))  # type: ignore[arg-type]
         _check_files(where, data_root, entry)
     return records
 

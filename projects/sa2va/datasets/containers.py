@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_file, hash_text
 from sa2va_dpo.common.limits import limit, variable_of
+
 from . import medical, outlines
 
 _VOLUMES = ('.dcm', '.dicom', '.nii', '.nii.gz')
@@ -63,12 +63,6 @@ def size(path: Path) -> tuple[int, int]:
     """(width, height) of one picture, without decoding it."""
     container = Path(path).parent
     return _reader(container).size(container) if is_volume(container) else outlines.read(container).size(path.stem)
-
-
-def content_hash(path: Path) -> str:
-    """Of a file's content, or of a container's and the name in it."""
-    container = container_of(path)
-    return hash_file(path) if container is None else hash_text(f'{hash_file(container)} {Path(path).name}')
 
 
 def _reader(container: Path) -> type[medical.Dicom] | type[medical.Nifti]:

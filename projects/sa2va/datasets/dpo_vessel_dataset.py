@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file
+
 from .annotations import PairRecord, reaches_gap, read_pairs, resolve
 from .draws import choose_in_turn, rng_of
 from .mask_io import read_image_rgb, read_mask

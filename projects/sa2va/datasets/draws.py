@@ -41,8 +41,8 @@ def rng_of(seed: int, index: int) -> np.random.Generator:
 def choose_in_turn(count: int, wanted: int, seed: int, index: int, name: str) -> list[int]:
     """``wanted`` of ``count`` things of an item, different ones at every visit until all had their turn equally often.
 
-    Things stand in a random order that belongs to ``seed`` and ``name``; each visit takes the next ``wanted`` of them, and
-    begins again after the last.
+    Things stand in a random order that belongs to ``seed`` and ``name``; each visit takes the next ``wanted`` of them,
+    and begins again after the last.
 
     Returns:
         Indices below ``count``, ascending, without repetition; all of them where ``wanted`` is not smaller.

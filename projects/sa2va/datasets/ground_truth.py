@@ -8,6 +8,7 @@ from typing import Callable, Hashable, Sequence, TypeVar
 import numpy as np
 
 from sa2va_dpo.common.errors import InputError
+
 from . import containers
 from .mask_io import image_size, is_binary, list_images, natural_key, read_mask, read_probability
 from .names import FOV_SUFFIXES, GT_SUFFIXES, SECOND_SUFFIXES, bases, key, printable, readings

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_bytes
 from sa2va_dpo.common.limits import check_pixels, limit
+
 from . import containers
 from .medical import stretch
 from .names import is_utf8, printable

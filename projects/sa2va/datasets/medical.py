@@ -48,13 +48,16 @@ class Dicom:
 
     @staticmethod
     def count(path: Path) -> int:
+        """Frames; 0 of a whole file that is no picture (a report, a presentation state)."""
         header = _dicom_header(path)
-        return max(1, int(header.get('NumberOfFrames', 1) or 1)) if 'Rows' in header and 'Columns' in header else 0
+        if 'SOPClassUID' not in header:
+            raise InputError(f'{path}: cannot be read as DICOM (it says neither what it is nor how large): is the file complete?')
+        return max(1, _whole(path, header, 'NumberOfFrames', 1)) if 'Rows' in header and 'Columns' in header else 0
 
     @staticmethod
     def size(path: Path) -> tuple[int, int]:
         header = _dicom_header(path)
-        width, height = int(header.get('Columns', 0)), int(header.get('Rows', 0))
+        width, height = _whole(path, header, 'Columns', 0), _whole(path, header, 'Rows', 0)
         check_pixels(path, width, height)
         return width, height
 
@@ -126,6 +129,14 @@ def _dicom_header(path: Path) -> Any:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except Exception as error:  # whatever it is, it is about this file
         raise InputError(f'{path}: cannot be read as DICOM ({" ".join(str(error).split())[:200]}): is the file complete?') from None
+
+
+def _whole(path: Path, header: Any, name: str, default: int) -> int:
+    value = header.get(name, default)
+    try:
+        return default if value in (None, '') else int(value)
+    except (TypeError, ValueError):
+        raise InputError(f'{path}: {name} is {str(value)[:40]!r}, must be a whole number') from None
 
 
 class Nifti:

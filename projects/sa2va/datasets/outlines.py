@@ -11,6 +11,7 @@ from PIL import Image
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
 from sa2va_dpo.common.limits import check_pixels
+
 from .rle import decode
 
 

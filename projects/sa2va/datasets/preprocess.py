@@ -25,6 +25,7 @@ from transformers import Qwen2VLImageProcessorFast
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.checkpoint import base_directory, read_config, read_sam2_dims
 from sa2va_dpo.models.mllm import family_of
+
 from .tokenizer import first_token_ids, load_tokenizer
 
 DEFAULT_ANSWER = 'Sure, [SEG].'

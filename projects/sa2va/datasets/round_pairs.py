@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from sa2va_dpo.common.files import hash_file
+
 from .dpo_vessel_dataset import DPOVesselDataset
 from .draws import Draw
 from .mask_io import read_image_rgb
@@ -19,8 +20,8 @@ from .seg_dataset import DEFAULT_PROMPT, preprocessor_of
 class RoundPairs(Dataset):
     """The training data of one round (docs/rounds.md).
 
-    Before the first round there is nothing to train on yet: such a data set knows its length, its views and the validation
-    pairs, and has no item.
+    Before the first round there is nothing to train on yet: such a data set knows its length, its views and the
+    validation pairs, and has no item.
 
     Args:
         data_root: where the validation pairs are.
@@ -34,7 +35,8 @@ class RoundPairs(Dataset):
 
     def __init__(self, data_root: str, preprocessor: str, labelled_images: Sequence[str] = (),
                  unlabelled_images: Sequence[str] = (), prompt: str = DEFAULT_PROMPT, labelled_share: float = 0.5,
-                 labelled: str | None = None, unlabelled: str | None = None, min_iou_gap: float = 0.0, **settings) -> None:
+                 labelled: str | None = None, unlabelled: str | None = None, min_iou_gap: float = 0.0,
+                 **settings) -> None:
         self.data_root, self.preprocessor, self.prompt = Path(data_root), str(preprocessor), prompt
         self.images = [Path(image) for image in (*labelled_images, *unlabelled_images)]
         self.settings = settings
@@ -57,7 +59,8 @@ class RoundPairs(Dataset):
         """Every view that an item of any round may be."""
         flip_prob = self.settings.get('flip_prob', 0.0)
         sides = (False,) if flip_prob <= 0 else (True,) if flip_prob >= 1 else (False, True)
-        return [View(lambda path=path: hash_file(path), lambda path=path: read_image_rgb(path), self.prompt, horizontal, vertical)
+        return [View(lambda path=path: hash_file(path), lambda path=path: read_image_rgb(path), self.prompt, horizontal,
+                     vertical)
                 for path in self.images for horizontal in sides for vertical in sides]
 
     def validation_pairs(self, ann_file: str) -> DPOVesselDataset | None:

@@ -8,6 +8,7 @@ from typing import Callable, Mapping
 import numpy as np
 
 from sa2va_dpo.common.tensor_store import CacheStore, item_key
+
 from .preprocess import Sa2VAPreprocessor
 from .targets import flip
 

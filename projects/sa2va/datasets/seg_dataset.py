@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
+
 from .annotations import read_segs, resolve
 from .draws import rng_of
 from .field_of_view import find_field_of_view

@@ -7,7 +7,8 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from .containers import content_hash
+from sa2va_dpo.common.files import hash_file
+
 from .ground_truth import patient_of
 from .mask_io import natural_key
 
@@ -96,7 +97,7 @@ def _joined(images: Sequence[Path], patients: list[str]) -> tuple[list[str], lis
     first: dict[str, int] = {}
     joined = []
     for i, image in enumerate(images):
-        j = first.setdefault(content_hash(image), i)
+        j = first.setdefault(hash_file(image), i)
         if root(patients[i]) != root(patients[j]):
             parent[root(patients[i])] = root(patients[j])
             joined.append(f'{images[j].name} = {image.name}')

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import make_directory, new_directory, write_bytes
+
 from .demo import DEFAULT_SHIFT, DemoShift
 from .draw import VERSION, DrawnSample, check_style, draw
 

@@ -7,6 +7,7 @@ from typing import Callable
 import numpy as np
 
 from sa2va_dpo.common.errors import InputError
+
 from .angiogram import draw_angiogram
 from .demo import DEFAULT_SHIFT, DemoShift, draw_demo
 from .fundus import draw_fundus

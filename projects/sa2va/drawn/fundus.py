@@ -13,7 +13,19 @@ import numpy as np
 
 from .appearance import blob, blur, recompress, ridges, smooth_noise, soft_edge, to_uint8
 from .vessel_tree import (
-    ARTERY, FIELD, VEIN, Growth, Path, Projected, Root, View, grow, project, rasterise, support_mask)
+    ARTERY,
+    FIELD,
+    VEIN,
+    Growth,
+    Path,
+    Projected,
+    Root,
+    View,
+    grow,
+    project,
+    rasterise,
+    support_mask,
+)
 
 CENTRE = FIELD / 2
 

@@ -16,12 +16,14 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
+
 from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
 
 VALIDATION_HOOKS = ('PairValidationHook', 'StartValidationHook', 'PreferenceAlarmHook', 'EarlyStoppingHook')
 # Values that are taken as they are written, spaces and commas included.
-_PATHS = ('checkpoint', 'data_root', 'preprocessor', 'work_dir', 'load_from', 'dir', 'ann_file')
+_PATHS = ('checkpoint', 'data_root', 'preprocessor', 'work_dir', 'load_from', 'dir', 'ann_file', 'unlabelled', 'unlabelled_gt',
+          'predictions')
 
 
 def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:

@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator
 from sa2va_dpo.common.bundled import bundled
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.losses.objective import PreferenceConfig
+
 from .settings import known_names
 
 MISSING = object()

@@ -24,7 +24,8 @@ class Guard:
     def value(self, metrics: Mapping[str, float]) -> float:
         """Raises InputError where the validation has no such metric."""
         if self.metric not in metrics:
-            raise InputError(f'rounds.guard.metric: {self.metric!r}: validation has no such metric; it has {", ".join(metrics)}')
+            raise InputError(f'rounds.guard.metric: {self.metric!r}: validation has no such metric; it has '
+                             f'{", ".join(metrics)}')
         return float(metrics[self.metric])
 
     def decide(self, before: float, after: float) -> str:

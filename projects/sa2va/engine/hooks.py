@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from sa2va_dpo.common.files import write_json
+
 from .checkpointing import ALARM_FILE, HISTORY_FILE, ExactCheckpointHook  # noqa: F401  (whoever wants the hooks finds all here)
 
 

@@ -1,4 +1,4 @@
-"""Training loop counted in iterations, with its length given in epochs or iterations; every step can be entered exactly."""
+"""Training loop counted in iterations, its length given in epochs or iterations; every step can be entered exactly."""
 from __future__ import annotations
 
 import math
@@ -19,9 +19,9 @@ from .sampling import DrawSampler
 class PreferenceTrainLoop(IterBasedTrainLoop):
     """Checkpoints are named by iteration (``iter_200.pth``) while the guide counts epochs (``max_epochs=2``).
 
-    Nothing random in a step depends on the steps before it: the draws of step i (``engine/sampling.py``) and the state of
-    torch's random numbers (dropout) follow from the run's seed, i and the process. A resumed run therefore enters at its
-    step without reading what came before, and repeats what an uninterrupted one does.
+    Nothing random in a step depends on the steps before it: the draws of step i (``engine/sampling.py``) and the state
+    of torch's random numbers (dropout) follow from the run's seed, i and the process. A resumed run therefore enters at
+    its step without reading what came before, and repeats what an uninterrupted one does.
 
     Hooks may have a method ``between_steps(runner)``: called before the first step, and after every step once its
     validation and its checkpoint are done.
@@ -48,6 +48,8 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
         if max_iters is None:
             max_iters = max(1, math.ceil(max_epochs * len(dataloader.dataset) / draws_per_step(dataloader)))
         _fit_schedules(runner, max_iters)
+        if val_interval != 'auto' and (isinstance(val_interval, bool) or not isinstance(val_interval, int) or val_interval < 1):
+            raise ValueError(f'train_cfg.val_interval {val_interval!r}: must be "auto" or a whole number of at least 1')
         if val_interval == 'auto':
             val_interval = interval_of(max_iters)
             what = 'validated' if runner.cfg.get('val_cfg') else 'saved'
@@ -87,7 +89,8 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Set torch's random numbers, on the CPU and on every device, for one step of one process."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, 3, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    [state] = np.random.SeedSequence([seed, 3, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state >> np.uint64(1)))
 
 
 def draws_per_step(dataloader: DataLoader) -> int:
@@ -98,8 +101,8 @@ def draws_per_step(dataloader: DataLoader) -> int:
 class DrawStream:
     """The batches of a data loader from the current step on, without end.
 
-    Made when the first batch is wanted: mmengine would start the workers when the loop is built, and wait two seconds after
-    every pass.
+    Made when the first batch is wanted: mmengine would start the workers when the loop is built, and wait two seconds
+    after every pass.
 
     Args:
         step: gives the iteration whose batch is wanted first.
@@ -111,7 +114,8 @@ class DrawStream:
 
     def __init__(self, dataloader: DataLoader, step: Callable[[], int], since: int = 0) -> None:
         if not isinstance(dataloader.sampler, DrawSampler):
-            raise ValueError(f'train_dataloader.sampler: {type(dataloader.sampler).__name__} repeats itself at every pass: use '
+            raise ValueError(f'train_dataloader.sampler: {type(dataloader.sampler).__name__} repeats itself at every '
+                             'pass: use '
                              f"dict(type='DrawSampler', shuffle=True)")
         self.dataloader, self.dataset, self.step, self.since = dataloader, dataloader.dataset, step, since
         self._batches: Iterator[dict] | None = None

@@ -18,6 +18,7 @@ from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.preferences.candidate_set import make_candidates
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement
+
 from .round_images import Labelled
 from .round_settings import RoundSettings
 
@@ -102,7 +103,8 @@ class RoundMiner:
 
     def __init__(self, settings: RoundSettings, images: Images, checkpoint: str, preprocessor, seed: int,
                  cache: Mapping[str, str] | None, log) -> None:
-        self.settings, self.images, self.checkpoint, self.preprocessor, self.log = settings, images, checkpoint, preprocessor, log
+        self.settings, self.images, self.log = settings, images, log
+        self.checkpoint, self.preprocessor = checkpoint, preprocessor
         self.seed = seed if settings.seed is None else settings.seed
         kinds = {kind: folder for kind, folder in (cache or {}).items() if kind != 'reference_low_res'}
         self.frozen = SampleMaker(preprocessor, kinds) if kinds else None
@@ -150,8 +152,8 @@ class RoundMiner:
 
     def _shared(self, name: str) -> dict[str, Any]:
         # Every round draws other perturbations, also from a policy that was taken back.
-        return dict(output_dir=str(self.folder / name), model_path=self.checkpoint, policy_digest=self.digest, device=self.device,
-                    seed=self.seed * 1000 + self.number)
+        return dict(output_dir=str(self.folder / name), model_path=self.checkpoint, policy_digest=self.digest,
+                    device=self.device, seed=self.seed * 1000 + self.number)
 
     def _pairs(self, make, name: str, truths: Mapping[Path, Path]) -> dict:
         images = list(truths)
@@ -173,7 +175,8 @@ class RoundMiner:
         from sa2va_dpo.review.picks import pick_statistics, picks_to_records, read_picks
 
         images, root = self.images.unlabelled, self.folder / 'unlabelled'
-        config = self.settings.candidates_config(images_dir=str(images[0].parent), gt_dir=None, **self._shared('unlabelled'))
+        config = self.settings.candidates_config(images_dir=str(images[0].parent), gt_dir=None,
+                                                 **self._shared('unlabelled'))
         report = make_candidates(config, images, self.policy, self.preprocessor, self.frozen)
         wanted = min(len(images), self.settings.clicks or len(images))
         picks = read_picks(root) if list(root.glob('*/picks.*.jsonl')) else None
@@ -192,10 +195,12 @@ class RoundMiner:
         name = self.settings.judge_name()
         agreement = next((a for key, a in found.items() if key == name), None)
         if agreement is None:
-            self.log(f'round {self.number}: nothing labelled to hold {name} against: nobody knows whether its word is any good')
+            self.log(f'round {self.number}: nothing labelled to hold {name} against: nobody knows whether its word is '
+                     'any good')
         elif not agreement.trusted:
             raise InputError(
-                f'rounds.judge="{self.settings.judge}": refused in round {self.number}: on labelled images it does not rank '
+                f'rounds.judge="{self.settings.judge}": refused in round {self.number}: on labelled images it does '
+                'not rank '
                 f'candidates as IoU does, tau {agreement}: let people pick (judge="expert"), label more images, or set '
                 f'rounds.check_judge=False to trust it all the same')
 

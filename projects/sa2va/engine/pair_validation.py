@@ -13,6 +13,7 @@ from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
 from sa2va_dpo.models.losses import combined_loss
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
+
 from .hooks import HISTORY_FILE
 
 # Name here -> name in combined_loss.

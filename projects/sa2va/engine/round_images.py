@@ -32,16 +32,18 @@ def labelled_images(source: str | Mapping[str, str] | None, data_root: str | Pat
             raise InputError(f'rounds.labelled: {dict(source)} must have the two fields images and gt')
         matched, missing = match_ground_truth(list_images(Path(source['images'])), source['gt'])
         if not matched:
-            raise InputError(f'rounds.labelled: {source["gt"]}: no mask fits any of the {len(missing)} images of {source["images"]}')
+            raise InputError(f'rounds.labelled: {source["gt"]}: no mask fits any of the {len(missing)} images of '
+                             f'{source["images"]}')
         return matched
     root, path = Path(data_root), Path(data_root) / source
-    entries = read_json(path, 'correct it or make it again', f'make it with scripts/generate_dpo_dataset.py, or set rounds.labelled '
-                        f'(None: no labelled images)', kind=list)
+    remedy = 'make it with scripts/generate_dpo_dataset.py, or set rounds.labelled (None: no labelled images)'
+    entries = read_json(path, 'correct it or make it again', remedy, kind=list)
     if entries and isinstance(entries[0], dict) and 'chosen_mask' in entries[0]:
         found = {}
         for record in read_pairs(path, root):
             if record.gt_mask is None:
-                raise InputError(f'{path}: {record.image} names no gt_mask, so its image is not labelled: set rounds.labelled=None '
+                raise InputError(f'{path}: {record.image} names no gt_mask, so its image is not labelled: set '
+                                 'rounds.labelled=None '
                                  f'and rounds.unlabelled, or make the pairs with --gt_dir')
             found[record.image] = record.gt_mask
     else:
@@ -69,7 +71,8 @@ def unlabelled_images(source: str | None) -> list[Path]:
         try:
             lines = path.read_text(encoding='utf-8').splitlines()
         except (OSError, UnicodeDecodeError):
-            raise InputError(f'rounds.unlabelled: {path}: no such folder, and no text file of paths: check the path') from None
+            raise InputError(f'rounds.unlabelled: {path}: no such folder, and no text file of paths: check the '
+                             'path') from None
         images = [path.parent / line.strip() for line in lines if line.strip()]
         missing = [image for image in images if not image.is_file()]
         if missing:
@@ -86,7 +89,8 @@ def held_out_images(data_root: str | Path) -> dict[str, Labelled]:
     for name in HELD_OUT:
         path = root / name
         if path.is_file() and path.read_text(encoding='utf-8').strip() != '[]':
-            found[name] = [(resolve(root, record.image), resolve(root, record.mask)) for record in read_segs(path, root)]
+            found[name] = [(resolve(root, record.image), resolve(root, record.mask))
+                           for record in read_segs(path, root)]
     return found
 
 
@@ -104,7 +108,8 @@ def without_known(unlabelled: Sequence[Path], labelled: Iterable[Path],
         content = hash_file(image)
         if content in judging:
             name, other = judging[content]
-            raise InputError(f'rounds.unlabelled: {image}: is {other.name} of {name}, and what judges the run must not be trained '
+            raise InputError(f'rounds.unlabelled: {image}: is {other.name} of {name}, and what judges the run must '
+                             'not be trained '
                              f'on: take it out')
         (left_out if content in known else kept).append(image)
     return kept, left_out

@@ -1,4 +1,4 @@
-"""``rounds=dict(...)`` of a config: what a run that mines its own pairs is, checked before anything is read or trained."""
+"""``rounds=dict(...)`` of a config: what a run that mines its own pairs is, checked before anything is read."""
 from __future__ import annotations
 
 import math
@@ -10,7 +10,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.preferences.config import GenerateConfig
 
-# Judges of unlabelled images by the name that a config uses. Whoever is not trusted blindly is held against labels first.
+# Judges of unlabelled images by the name that a config uses.
 JUDGES = ('expert', 'consensus', 'committee', 'predictions', 'iou')
 REFERENCES = ('initial', 'round')
 COMPARED = ('Consensus', 'Agreement', 'ExpectedIoU', 'PredictedIoU')
@@ -21,24 +21,25 @@ class RoundSettings:
     """Attributes:
         count: stretches of equal length; pairs are mined anew before each of them.
         reference: ``'initial'`` (the policy before training) or ``'round'`` (the policy before the round).
-        judge: of the unlabelled images: ``'expert'`` (people pick: ``tools/review.py --pick``), ``'consensus'`` (of mirrored
-            views), ``'committee'`` (``members`` vote), ``'predictions'`` (the folders below ``predictions`` vote) or ``'iou'``
-            (ground truth picks in an expert's place: ``unlabelled_gt``, for studies).
+        judge: of the unlabelled images: ``'expert'`` (people pick: ``tools/review.py --pick``), ``'consensus'`` (of
+            mirrored views), ``'committee'`` (``members`` vote), ``'predictions'`` (the folders below ``predictions``
+            vote) or ``'iou'`` (ground truth picks in an expert's place: ``unlabelled_gt``, for studies).
         unlabelled: folder of images, or a text file that lists one path a line; None: there are none.
         unlabelled_gt: folder of their masks: who picks with ``judge='iou'``, a figure in the report with the others.
-        labelled: images with masks: a JSON list below the data root (``dpo_annotations.json``, whose pairs must name their
-            ``gt_mask``, or a list of image, mask and prompt), ``dict(images=FOLDER, gt=FOLDER)``, or None.
+        labelled: images with masks: a JSON list below the data root (``dpo_annotations.json``, whose pairs must name
+            their ``gt_mask``, or a list of image, mask and prompt), ``dict(images=FOLDER, gt=FOLDER)``, or None.
         labelled_share: share of the draws that are labelled images.
-        include_gt: labelled images train against their mask: the ground truth is a candidate and always chosen. False: the
-            policy's own candidates only, ranked by their IoU.
-        num_samples, min_iou_gap, pairing, sources, max_candidate_iou, max_pairs_per_image, cells: as in ``GenerateConfig``; the
-            gap is the judge's and never leaves a labelled image out while ``include_gt`` is on.
+        include_gt: labelled images train against their mask: the ground truth is a candidate and always chosen. False:
+            the policy's own candidates only, ranked by their IoU.
+        num_samples, min_iou_gap, pairing, sources, max_candidate_iou, max_pairs_per_image, cells: as in
+            ``GenerateConfig``; the gap is the judge's and never leaves a labelled image out while ``include_gt`` is on.
         wrong: ``judge='iou'`` only: share of the picks that fall on another candidate.
         members: ``judge='committee'``: checkpoint directories and folders of masks.
         predictions: ``judge='predictions'``: folder with one sub-folder of masks per method.
         clicks: ``judge='expert'``: how many images have to be decided before training goes on; None: all of them.
-        guard: ``dict(metric, patience, tolerance)``: a round after which the validation metric is more than ``tolerance`` below
-            what it was before is taken back, ``patience`` of them in a row end the run; None: every round stays.
+        guard: ``dict(metric, patience, tolerance)``: a round after which the validation metric is more than
+            ``tolerance`` below what it was before is taken back, ``patience`` of them in a row end the run; None: every
+            round stays.
         check_judge: hold a judge that nobody looks over against labelled images first, and refuse it where it fails.
         prompt: of every image.
         seed: of mining; None: the run's.
@@ -88,19 +89,22 @@ class RoundSettings:
         for name, low in (('count', 1), ('num_samples', 2)):
             need(_whole(getattr(self, name), low), name, f'must be a whole number of at least {low}')
         for name in ('cells', 'clicks', 'max_pairs_per_image'):
-            need(getattr(self, name) is None or _whole(getattr(self, name), 1), name, 'must be a whole number of at least 1, or None')
+            need(getattr(self, name) is None or _whole(getattr(self, name), 1), name,
+                 'must be a whole number of at least 1, or None')
         need(self.seed is None or _whole(self.seed, 0), 'seed', 'must be a whole number from 0 on, or None')
         need(self.reference in REFERENCES, 'reference', f'must be one of {", ".join(REFERENCES)}')
         need(self.judge in JUDGES, 'judge', f'must be one of {", ".join(JUDGES)}')
         for name in ('labelled_share', 'wrong'):
             need(_between(getattr(self, name)), name, 'must be a number from 0 to 1')
         if self.unlabelled is not None and self.labelled is not None:
-            need(0 < self.labelled_share < 1, 'labelled_share', 'must be above 0 and below 1 where there are images of both kinds; '
-                 'set labelled=None or unlabelled=None to train on one kind')
+            need(0 < self.labelled_share < 1, 'labelled_share',
+                 'must be above 0 and below 1 where there are images of both kinds; set labelled=None or '
+                 'unlabelled=None to train on one kind')
         if self.unlabelled is None and self.labelled is None:
             raise InputError('rounds: neither labelled nor unlabelled images: set rounds.labelled or rounds.unlabelled')
         if self.wrong and self.judge != 'iou':
-            raise InputError(f'rounds.wrong: {self.wrong} is for studies with judge="iou", not for judge="{self.judge}"')
+            raise InputError(f'rounds.wrong: {self.wrong} is for studies with judge="iou", not for '
+                             f'judge="{self.judge}"')
         if self.unlabelled is not None:
             for judge, name in (('iou', 'unlabelled_gt'), ('committee', 'members'), ('predictions', 'predictions')):
                 if self.judge == judge and not getattr(self, name):
@@ -111,22 +115,23 @@ class RoundSettings:
                 raise InputError(f'rounds.guard.{unknown[0]}: no such setting; there are metric, patience, tolerance')
             need(_whole(self.guard.get('patience', 2), 1), 'guard', 'patience must be a whole number of at least 1')
             tolerance = self.guard.get('tolerance', 0.0)
-            need(not isinstance(tolerance, bool) and isinstance(tolerance, (int, float)) and 0 <= tolerance < 1, 'guard',
-                 'tolerance must be a number from 0 to 1')
+            need(_between(tolerance), 'guard', 'tolerance must be a number from 0 to 1')
 
     # -- what is mined ----------------------------------------------------------------------------------------------
 
     def config(self, **more) -> GenerateConfig:
         """A mining run of this one's settings; ``more`` says which images, where to, and by which policy."""
-        return GenerateConfig(mode='generate', num_samples=self.num_samples, prompt=self.prompt, sources=self.sources,
-                              max_candidate_iou=self.max_candidate_iou, max_pairs_per_image=self.max_pairs_per_image, link=True,
-                              val_fraction=0.0, test_fraction=0.0, **more)
+        return GenerateConfig(
+            mode='generate', num_samples=self.num_samples, prompt=self.prompt, sources=self.sources, link=True,
+            max_candidate_iou=self.max_candidate_iou, max_pairs_per_image=self.max_pairs_per_image,
+            val_fraction=0.0, test_fraction=0.0, **more)
 
     def labelled_config(self, **more) -> GenerateConfig:
         """Pairs of labelled images: their mask against the policy's candidates, or those among themselves."""
         if self.include_gt:
             return self.config(include_gt=True, pairing='BestVsEach', min_iou_gap=0.0, compared=self.compared(), **more)
-        return self.config(pairing=self.pairing, min_iou_gap=self.min_iou_gap, cells=self.cells, compared=self.compared(), **more)
+        return self.config(pairing=self.pairing, min_iou_gap=self.min_iou_gap, cells=self.cells,
+                           compared=self.compared(), **more)
 
     def check_config(self, **more) -> GenerateConfig:
         """Candidates of labelled images that are not trained on, for what judges say of them."""
@@ -134,7 +139,8 @@ class RoundSettings:
 
     def unlabelled_config(self, **more) -> GenerateConfig:
         """Pairs of unlabelled images by the judge of this run (all but ``'expert'``)."""
-        return self.config(judge=(self.judge_spec(),), pairing=self.pairing, min_iou_gap=self.min_iou_gap, cells=self.cells, **more)
+        return self.config(judge=(self.judge_spec(),), pairing=self.pairing, min_iou_gap=self.min_iou_gap,
+                           cells=self.cells, **more)
 
     def candidates_config(self, **more) -> GenerateConfig:
         """Candidates for people."""
@@ -152,7 +158,8 @@ class RoundSettings:
 
     def compared(self) -> tuple:
         """Judges whose ranking is held against IoU wherever it is known."""
-        return COMPARED + ((self._committee(),) if self.judge in ('committee', 'predictions') and self._members() else ())
+        votes = self.judge in ('committee', 'predictions') and self._members()
+        return (*COMPARED, self._committee()) if votes else COMPARED
 
     @property
     def unwatched(self) -> bool:
@@ -166,16 +173,19 @@ class RoundSettings:
             return ()
         folder = Path(self.predictions)
         if not folder.is_dir():
-            raise InputError(f'rounds.predictions: {folder}: no such folder; it must hold one sub-folder of masks per method')
+            raise InputError(f'rounds.predictions: {folder}: no such folder; it must hold one sub-folder of masks per '
+                             'method')
         found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
         if not found:
-            raise InputError(f'rounds.predictions: {folder}: holds no sub-folder: put the masks of every method into one')
+            raise InputError(f'rounds.predictions: {folder}: holds no sub-folder: put the masks of every method into '
+                             'one')
         return tuple(str(path) for path in found)
 
     def _committee(self) -> dict:
         for member in self._members():
             if not Path(member).is_dir():
-                raise InputError(f'rounds.members: {member}: no such folder: name checkpoint directories or folders of masks')
+                raise InputError(f'rounds.members: {member}: no such folder: name checkpoint directories or folders '
+                                 'of masks')
         members = {True: [], False: []}
         for member in self._members():
             members[(Path(member) / 'config.json').is_file()].append(member)
@@ -189,7 +199,8 @@ def boundaries(max_iters: int, count: int) -> list[int]:
         InputError: fewer iterations than rounds.
     """
     if max_iters < count:
-        raise InputError(f'rounds.count: {count} rounds of {max_iters} iterations leave some without a step: lower it, or train '
+        raise InputError(f'rounds.count: {count} rounds of {max_iters} iterations leave some without a step: lower '
+                         'it, or train '
                          'longer')
     return [math.ceil(max_iters * r / count) for r in range(count + 1)]
 

@@ -15,9 +15,9 @@ ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE = 'rounds.json', 'rounds', 'waiting.jso
 class RoundState:
     """The rounds of a run so far, the same on every process.
 
-    The file holds ``rounds``, a list of ``{"round", "iteration", "policy", "seconds", "labelled", "unlabelled", "judge",
-    "judge_agreement", "metric", "metric_after", "decision"}`` (docs/rounds.md explains them), and ``ended``: why the run ended early,
-    or null.
+    The file holds ``rounds``, a list of ``{"round", "iteration", "policy", "seconds", "labelled", "unlabelled",
+    "judge", "judge_agreement", "metric", "metric_after", "decision"}`` (docs/rounds.md explains them), and ``ended``:
+    why the run ended early, or null.
 
     Args:
         work_dir: of the run.
@@ -39,7 +39,8 @@ class RoundState:
         if self.path.is_file():
             content = read_json(self.path, f'remove it and {ROUNDS_FOLDER}, and start anew', kind=dict)
             rounds = content.get('rounds')
-            if not isinstance(rounds, list) or not all(isinstance(r, dict) and isinstance(r.get('iteration'), int) for r in rounds):
+            if not isinstance(rounds, list) or not all(
+                    isinstance(r, dict) and isinstance(r.get('iteration'), int) for r in rounds):
                 raise InputError(f'{self.path}: rounds must be a list of rounds: remove it and start anew')
             for record in rounds:
                 if record['iteration'] > iteration:

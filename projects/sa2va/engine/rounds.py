@@ -9,7 +9,8 @@ At the boundary between two rounds, in this order:
 4. The next round is mined. Its pairs name the state of the policy that made them.
 5. The round is written to ``rounds.json``, and training goes on with its pairs.
 
-A run that is killed anywhere resumes from its newest checkpoint and repeats what was not written yet; every step can be done twice.
+A run that is killed anywhere resumes from its newest checkpoint and repeats what was not written yet; every step can be
+done twice.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import make_directory, publish, remove
 from sa2va_dpo.datasets.seg_dataset import preprocessor_of
 from sa2va_dpo.models.checkpoint import read_trained_tensors
+
 from .checkpointing import ExactCheckpointHook, damage
 from .guard import KEPT, TAKEN_BACK, Guard
 from .mining import Images, Mined, PicksWanted, RoundMiner, policy_digest
@@ -42,8 +44,8 @@ def install_rounds(cfg: Config) -> list[str]:
 
     Args:
         cfg: ``rounds`` is None or the settings of :class:`RoundSettings`. ``train_dataloader.dataset`` is the
-            ``DPOVesselDataset`` of a plain run: its settings hold for the mined pairs; of its ``data_root`` only the labelled and the
-            validation images are used.
+            ``DPOVesselDataset`` of a plain run: its settings hold for the mined pairs; of its ``data_root`` only the
+            labelled and the validation images are used.
 
     Returns:
         Lines for the log.
@@ -56,7 +58,8 @@ def install_rounds(cfg: Config) -> list[str]:
     settings = RoundSettings.from_config(cfg.rounds)
     data = dict(cfg.train_dataloader.dataset)
     if data.pop('type') not in ('DPOVesselDataset',):
-        raise InputError('rounds: train_dataloader.dataset must be a DPOVesselDataset, whose settings hold for the mined pairs')
+        raise InputError('rounds: train_dataloader.dataset must be a DPOVesselDataset, whose settings hold for the '
+                         'mined pairs')
     if 'preference' not in cfg.model:
         raise InputError(f'rounds: model.type={cfg.model.type} trains on masks, rounds need preference pairs: set '
                          f'model.type="Sa2VADPOModel"')
@@ -66,9 +69,11 @@ def install_rounds(cfg: Config) -> list[str]:
     root = data['data_root']
     held_out = held_out_images(root)
     labelled = labelled_images(settings.labelled, root)
-    unlabelled, known = without_known(unlabelled_images(settings.unlabelled), [image for image, _ in labelled], held_out)
+    unlabelled, known = without_known(unlabelled_images(settings.unlabelled), [image for image, _ in labelled],
+                                      held_out)
     if settings.unlabelled is not None and not unlabelled:
-        raise InputError(f'rounds.unlabelled: {settings.unlabelled}: every image there is a labelled one: set rounds.unlabelled=None')
+        raise InputError(f'rounds.unlabelled: {settings.unlabelled}: every image there is a labelled one: set '
+                         'rounds.unlabelled=None')
     check = held_out.get('val_annotations.json', [])
     data.pop('ann_file', None)
     cfg.train_dataloader.dataset = dict(
@@ -80,7 +85,8 @@ def install_rounds(cfg: Config) -> list[str]:
     lines = [f'rounds: {settings.count}, {len(labelled)} labelled and {len(unlabelled)} unlabelled images'
              + (f', judged by {settings.judge}' if unlabelled else '')]
     if known:
-        lines.append(f'rounds: {len(known)} of the unlabelled images are labelled ones and are used as such, the first is {known[0]}')
+        lines.append(f'rounds: {len(known)} of the unlabelled images are labelled ones and are used as such, the '
+                     f'first is {known[0]}')
     if not labelled and not check:
         lines.append('rounds: no labelled image at all: nothing tells whether the masks become better or worse')
     return lines
@@ -113,11 +119,14 @@ class RoundsHook(Hook):
         self.state.read(runner.iter)
         for record in self.state.rounds:
             if record['iteration'] != self.bounds[record['round']]:
-                raise InputError(f'{self.state.path}: round {record["round"]} began at iteration {record["iteration"]}, with this length '
-                                 f'of the run it would at {self.bounds[record["round"]]}: resume with the same length and rounds.count')
+                raise InputError(f'{self.state.path}: round {record["round"]} began at iteration '
+                                 f'{record["iteration"]}, with this length '
+                                 f'of the run it would at {self.bounds[record["round"]]}: resume with the same length '
+                                 'and rounds.count')
         data = runner.cfg.train_dataloader.dataset
-        self.miner = RoundMiner(self.settings, self.images, runner.cfg.model.checkpoint, preprocessor_of(str(data.preprocessor)),
-                                runner.seed, data.get('cache'), runner.logger.info)
+        self.miner = RoundMiner(self.settings, self.images, runner.cfg.model.checkpoint,
+                                preprocessor_of(str(data.preprocessor)), runner.seed, data.get('cache'),
+                                runner.logger.info)
         if runner.val_loop is None and self.guard is not None:
             runner.logger.warning('rounds.guard: off, this run has no validation: no round will be taken back')
             self.guard = None
@@ -186,12 +195,15 @@ class RoundsHook(Hook):
                 record.update(decision=KEPT, decided_at=runner.iter)
             else:
                 after = self._measure(runner)
-                record.update(decision=self.guard.decide(record['metric'], after), decided_at=runner.iter, metric_after=after)
+                record.update(decision=self.guard.decide(record['metric'], after), decided_at=runner.iter,
+                              metric_after=after)
                 decisions = [r['decision'] for r in self.state.rounds]
                 if self.guard.exhausted(decisions) and number + 1 < self.settings.count:
-                    self.state.ended = (f'round {number} lowered {self.guard.metric} as {self.guard.patience - 1} before it did, so '
+                    self.state.ended = (f'round {number} lowered {self.guard.metric} as {self.guard.patience - 1} '
+                                        'before it did, so '
                                         f'the run ends at iteration {runner.iter} with what it had before them')
-                runner.logger.info(f'round {number}: {self.guard.metric} {record["metric"]:.4f} before, {after:.4f} after: '
+                runner.logger.info(f'round {number}: {self.guard.metric} {record["metric"]:.4f} before, {after:.4f} '
+                                   'after: '
                                    f'{record["decision"]}')
             self.state.write()
         return record['metric'] if record['decision'] == TAKEN_BACK else record['metric_after']
@@ -205,7 +217,8 @@ class RoundsHook(Hook):
     def _mine(self, runner, number: int) -> Mined:
         model, folder = bare_model(runner.model), self.state.folder(number)
         runner.logger.info(f'round {number}: mining pairs of {len(self.images.labelled)} labelled and '
-                           f'{len(self.images.unlabelled)} unlabelled images from the policy at iteration {runner.iter}')
+                           f'{len(self.images.unlabelled)} unlabelled images from the policy at iteration '
+                           f'{runner.iter}')
         try:
             mined = self.miner.mine(number, model, folder, lambda name: self._phase(runner, name))
         except PicksWanted as wanted:
@@ -213,7 +226,8 @@ class RoundsHook(Hook):
             raise
         self.state.wait_for(None)
         if mined.labelled is None and mined.unlabelled is None:
-            raise InputError(f'rounds: round {number} has no usable pair: lower rounds.min_iou_gap, raise rounds.num_samples, or '
+            raise InputError(f'rounds: round {number} has no usable pair: lower rounds.min_iou_gap, raise '
+                             'rounds.num_samples, or '
                              f'give other images')
         for name in ('labelled', 'unlabelled'):
             if name in mined.record:
@@ -224,7 +238,8 @@ class RoundsHook(Hook):
     def _enter(self, runner, number: int, record: dict[str, Any]) -> None:
         """Train on the pairs of a round from here on."""
         self.entered = number
-        roots = {name: None if root is None else str(Path(runner.work_dir) / root) for name, root in record['data'].items()}
+        roots = {name: None if root is None else str(Path(runner.work_dir) / root)
+                 for name, root in record['data'].items()}
         loader = {**runner.cfg.train_dataloader, 'dataset': {**runner.cfg.train_dataloader.dataset, **roots}}
         runner.train_loop.exchange(runner.build_dataloader(loader, seed=runner.seed), since=self.bounds[number])
         if self.settings.reference == 'round':
@@ -242,7 +257,8 @@ class RoundsHook(Hook):
         policy = {name.removeprefix('module.').removeprefix('policy.'): tensor for name, tensor in tensors.items()}
         own = dict(model.policy.named_parameters())
         # Through the policy's own tensors: dtype and device are theirs then.
-        model.reference.load_reference(model.policy, {name: tensor.to(own[name].dtype) for name, tensor in policy.items()})
+        model.reference.load_reference(model.policy, {name: tensor.to(own[name].dtype)
+                                                      for name, tensor in policy.items()})
 
     # -- states -----------------------------------------------------------------------------------------------------
 
@@ -256,7 +272,8 @@ class RoundsHook(Hook):
             make_directory(target.parent)
             remove(part)
         barrier()
-        runner.save_checkpoint(str(target.parent), part.name, save_optimizer=True, save_param_scheduler=False, by_epoch=False)
+        runner.save_checkpoint(str(target.parent), part.name, save_optimizer=True, save_param_scheduler=False,
+                               by_epoch=False)
         barrier()
         if is_main_process():
             publish(part, target)
@@ -267,7 +284,8 @@ class RoundsHook(Hook):
         for path in (own, checkpoint):
             if path.exists() and damage(path) is None:
                 return path
-        raise InputError(f'{own}: missing, and so is {checkpoint.name}: nothing tells how round {number} began: resume from an earlier '
+        raise InputError(f'{own}: missing, and so is {checkpoint.name}: nothing tells how round {number} began: '
+                         'resume from an earlier '
                          f'checkpoint, or start anew')
 
     def _forget_start(self, number: int) -> None:
@@ -282,7 +300,8 @@ class RoundsHook(Hook):
         engine = getattr(runner.model, 'model', None)  # DeepSpeed's, in mmengine's wrapper
         counters = {name: getattr(engine, name) for name in ('micro_steps', 'global_steps', 'global_samples')
                     if hasattr(engine, name)}
-        runner.strategy.resume(str(self._find_start(runner, number)), resume_optimizer=True, resume_param_scheduler=False)
+        runner.strategy.resume(str(self._find_start(runner, number)), resume_optimizer=True,
+                               resume_param_scheduler=False)
         for group, rate in zip(runner.optim_wrapper.param_groups, rates):
             group['lr'] = rate
         for name, value in counters.items():
@@ -297,7 +316,8 @@ class RoundsHook(Hook):
 
     def _committed(self, number: int) -> dict[str, Any]:
         if number >= len(self.state.rounds):
-            raise InputError(f'{self.state.path}: has no round {number}, in which this run stands: resume from a checkpoint of an '
+            raise InputError(f'{self.state.path}: has no round {number}, in which this run stands: resume from a '
+                             'checkpoint of an '
                              f'earlier round, or start anew')
         return self.state.rounds[number]
 
@@ -307,13 +327,15 @@ class RoundsHook(Hook):
             return False
         record = self.state.rounds[number]
         return record['policy'] == policy_digest(bare_model(runner.model)) and all(
-            root is None or (Path(runner.work_dir) / root / 'dpo_annotations.json').is_file() for root in record['data'].values())
+            root is None or (Path(runner.work_dir) / root / 'dpo_annotations.json').is_file()
+            for root in record['data'].values())
 
     def _checkpoint_hook(self, runner) -> ExactCheckpointHook:
         for hook in runner.hooks:
             if isinstance(hook, ExactCheckpointHook):
                 return hook
-        raise InputError("rounds: default_hooks.checkpoint must be an ExactCheckpointHook: a round's end is a checkpoint")
+        raise InputError("rounds: default_hooks.checkpoint must be an ExactCheckpointHook: a round's end is a "
+                         "checkpoint")
 
     def _phase(self, runner, name: str) -> None:
         """Tell other hooks where the boundary stands."""
@@ -323,8 +345,9 @@ class RoundsHook(Hook):
 
 def _line(record: dict) -> str:
     words = [f'{record["pairs"]} pairs of {record["images"]} images, {record["usable_share"]:.0%} of them usable']
-    for name, label in (('diversity', 'diversity'), ('greedy_score', 'greedy by the judge'), ('best_score', 'best by the judge'),
-                        ('greedy_iou', 'greedy IoU'), ('best_iou', 'best IoU'), ('chosen_iou', 'chosen IoU')):
+    for name, label in (('diversity', 'diversity'), ('greedy_score', 'greedy by the judge'),
+                        ('best_score', 'best by the judge'), ('greedy_iou', 'greedy IoU'),
+                        ('best_iou', 'best IoU'), ('chosen_iou', 'chosen IoU')):
         value = record.get(name)
         if value is not None and math.isfinite(value):
             words.append(f'{label} {value:.4f}')

@@ -15,6 +15,7 @@ from sa2va_dpo.common.errors import InputError, log_tracebacks_to
 from sa2va_dpo.common.files import directory_hashes, hash_file, read_json
 from sa2va_dpo.common.processes import rank
 from sa2va_dpo.common.signals import go_on
+
 from .checkpointing import newest_whole
 
 KIND = 'training'

@@ -11,6 +11,7 @@ from sa2va_dpo.caching.prepare import prepare
 from sa2va_dpo.common.errors import setting
 from sa2va_dpo.common.processes import rank
 from sa2va_dpo.models.checkpoint import weights_only_loads
+
 from .config import derive, save
 from .guarded_runner import GuardedRunner
 from .rounds import install_rounds

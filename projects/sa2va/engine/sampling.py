@@ -17,10 +17,10 @@ from sa2va_dpo.datasets.draws import Draw
 class DrawSampler(Sampler):
     """Endless :class:`Draw` objects: draw ``n`` of a run is a function of the seed, ``n`` and the data set's size.
 
-    All processes share one order and take its draws in turn, so that two processes visit in a step what one process of twice
-    the batch size visits. Every image comes once before any comes again. A data set of two ``parts`` (attribute ``parts``: two
-    (number of items, share of the draws), the shares adding up to 1) has the shares kept to within one draw at any time, and in
-    each part every image comes once before any comes again.
+    All processes share one order and take its draws in turn, so that two processes visit in a step what one process of
+    twice the batch size visits. Every image comes once before any comes again. A data set of two ``parts`` (attribute
+    ``parts``: two (number of items, share of the draws), the shares adding up to 1) has the shares kept to within one
+    draw at any time, and in each part every image comes once before any comes again.
 
     Args:
         dataset: what is drawn from.
@@ -35,7 +35,8 @@ class DrawSampler(Sampler):
         self.first, self.origin = 0, 0
         parts = getattr(dataset, 'parts', None) or [(len(dataset), 1.0)]
         if len(parts) > 2 or abs(sum(share for _, share in parts) - 1) > 1e-9 or any(count < 1 for count, _ in parts):
-            raise ValueError(f'DrawSampler: {parts} must be one or two (items, share), none empty, the shares adding up to 1')
+            raise ValueError(f'DrawSampler: {parts} must be one or two (items, share), none empty, the shares adding '
+                             'up to 1')
         self.sizes, self.share = [count for count, _ in parts], parts[0][1]
         # One pass of a large data set is asked for draw by draw.
         self._order = lru_cache(maxsize=4)(self._make_order)

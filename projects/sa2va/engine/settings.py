@@ -7,9 +7,10 @@ from dataclasses import fields
 from functools import lru_cache
 
 from sa2va_dpo.common.errors import InputError
-from .round_settings import RoundSettings
 from sa2va_dpo.models.losses.objective import PreferenceConfig
 from sa2va_dpo.models.trainable import PARTS
+
+from .round_settings import RoundSettings
 
 # What FlexibleRunner.from_cfg reads, then what this package reads.
 _OF_RUNNER = (

@@ -52,7 +52,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, target: np.ndarray, *, caption:
     longest = max(height, width)
     if longest > max_side:
         size = (max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     elif width < _SMALLEST_SIDE:
         factor = -(-_SMALLEST_SIDE // width)
         if longest * factor <= max_side:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 
 from sa2va_dpo.common.files import write_bytes, write_json
+
 from .bootstrap import bootstrap_ci
 
 METRICS_FILE = 'metrics.json'

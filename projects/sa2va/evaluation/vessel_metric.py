@@ -16,7 +16,6 @@ from .overlay import overlay
 from .report import write_png, write_report
 from .scores import METRIC_NAMES, score_mask
 
-
 _FIELD = 'field_of_view'
 
 
@@ -105,6 +104,7 @@ class VesselSegMetric(BaseMetric):
             with Image.open(image) as file:
                 image = np.array(file.convert('RGB'))
         picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
+        assert self.out_dir is not None  # __init__ refuses overlays without it
         write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
 
 

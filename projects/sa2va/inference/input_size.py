@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 from sa2va_dpo.evaluation.counts import confusion_counts, dice
 from sa2va_dpo.evaluation.scores import within
 from sa2va_dpo.models.checkpoint import copy_with_sam_size, read_sam2_dims
+
 from .scoring import images_of, load_for_inference, predict_and_score
 
 # Times the checkpoint's own size; the bundled one (640 px) may be tried at 512, 768 and 1024 px.

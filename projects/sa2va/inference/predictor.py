@@ -10,8 +10,8 @@ from PIL import Image
 
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.preprocess import DEFAULT_ANSWER, Sa2VAPreprocessor
-from sa2va_dpo.models.generate import generate
 from sa2va_dpo.models.checkpoint import base_directory, default_dtype, load_checkpoint
+from sa2va_dpo.models.generate import generate
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, upsample_logits
 
 

@@ -10,9 +10,16 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
 from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint, read_again
+
 from .sa2va import Sa2VAModel, upsample_logits
-from .trainable import (checkpoint_activations, checkpointed_parts, normalise_switches, parameter_groups, set_trainable,
-                        store_trainable_as)
+from .trainable import (
+    checkpoint_activations,
+    checkpointed_parts,
+    normalise_switches,
+    parameter_groups,
+    set_trainable,
+    store_trainable_as,
+)
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 # What has a meaning only where something is trained.

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import MODELS
 
 from sa2va_dpo.models.losses import PreferenceConfig, combined_loss
+
 from .reference import REFERENCES, build_reference, digests, same_digests
 from .run_model import Sa2VARunModel, checked_score_size
 from .sa2va import MaskOutput, upsample_logits

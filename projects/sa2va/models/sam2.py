@@ -8,8 +8,12 @@ from __future__ import annotations
 from typing import Mapping
 
 from transformers import Sam2Config
-from transformers.models.sam2.configuration_sam2 import (Sam2HieraDetConfig, Sam2MaskDecoderConfig,
-                                                         Sam2PromptEncoderConfig, Sam2VisionConfig)
+from transformers.models.sam2.configuration_sam2 import (
+    Sam2HieraDetConfig,
+    Sam2MaskDecoderConfig,
+    Sam2PromptEncoderConfig,
+    Sam2VisionConfig,
+)
 
 from sa2va_dpo.common.errors import InputError
 

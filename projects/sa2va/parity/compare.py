@@ -17,11 +17,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, as_rgb
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.generate import generate
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, as_rgb
 from sa2va_dpo.models.checkpoint import load_checkpoint
+from sa2va_dpo.models.generate import generate
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, upsample_logits
+
 from .upstream import inference_sample
 
 # Float32. Features: absolute, relative to the largest reference value where that exceeds 1. Logits: absolute.

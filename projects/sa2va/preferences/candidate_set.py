@@ -10,6 +10,7 @@ from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.files import hash_text, write_json
 from sa2va_dpo.datasets.ground_truth import check_stems
 from sa2va_dpo.datasets.samples import SampleMaker
+
 from .config import GenerateConfig
 from .generate import mine_images
 from .miner import Item, Miner
@@ -24,10 +25,10 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
                     frozen: SampleMaker | None = None) -> dict:
     """Write every image's candidates below ``config.output_dir``, and ``candidates.json`` last.
 
-    The file is a list of ``{"image", "prompt", "candidates": [{"mask", "source", "predicted_iou"}, ...], "disagreement"}`` with
-    paths relative to the folder; ``disagreement`` is 1 - mean IoU of two candidates, and the images on which the candidates
-    disagree most come first. The same call after an interruption goes on; with several processes they share the images.
-    Nobody's picks are ever removed: a folder that holds other candidates is refused.
+    The file is a list of ``{"image", "prompt", "candidates": [{"mask", "source", "predicted_iou"}, ...],
+    "disagreement"}`` with paths relative to the folder; ``disagreement`` is 1 - mean IoU of two candidates, and the
+    images on which the candidates disagree most come first. The same call after an interruption goes on; with several
+    processes they share the images. Nobody's picks are ever removed: a folder that holds other candidates is refused.
 
     Args:
         config: mode ``generate``; nothing of judge, pairing or ground truth is used.

@@ -18,8 +18,8 @@ def cell_composite(masks: Sequence[np.ndarray], belief: np.ndarray, cells: int,
         masks: bool [H, W] each.
         belief: vessel probability, float [H, W]; of the judge (ground truth: 0 and 1).
         cells: the image is cut into ``cells`` x ``cells`` nearly equal rectangles, at most one a pixel.
-        pick: given the expected share of right pixels of each mask in a cell and the cell's name, the index to take; None
-            takes the best, the first of equal ones.
+        pick: given the expected share of right pixels of each mask in a cell and the cell's name, the index to take;
+            None takes the best, the first of equal ones.
 
     Returns:
         bool [H, W].

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from mmengine.registry import Registry
 
-from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
-from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_directory, hash_json
+from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
+
+from . import votes  # noqa: F401  (registers its judges)
 from .judges import JUDGES, Mixture
 from .pairing import PAIRINGS
-from . import votes  # noqa: F401  (registers its judges)
 from .sources import DEFAULT_SOURCES, SOURCES, Source
 
 MODES = ('generate', 'from_predictions')

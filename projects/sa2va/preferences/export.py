@@ -4,10 +4,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, resolve
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import replacing
 from sa2va_dpo.common.optional import extra
+from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, resolve
 
 ROWS_AT_ONCE = 16  # bounds memory: a row holds the encoded files of an image and two masks
 

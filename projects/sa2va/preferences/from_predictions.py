@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.ground_truth import MaskFolder
 from sa2va_dpo.datasets.mask_io import is_binary, read_probability
-from sa2va_dpo.common.errors import InputError
+
 from .candidates import Context, Proposal
 from .sources import Source
 

@@ -9,6 +9,9 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
+from sa2va_dpo.common import ownership
+from sa2va_dpo.common import processes as ranks
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
 from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import check_sizes, check_stems, match_ground_truth
@@ -16,9 +19,7 @@ from sa2va_dpo.datasets.mask_io import list_images, read_mask, write_mask
 from sa2va_dpo.datasets.names import printable
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.datasets.splits import Split, split_patients
-from sa2va_dpo.common import ownership
-from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common import processes as ranks
+
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, read

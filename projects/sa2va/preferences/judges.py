@@ -14,6 +14,7 @@ from mmengine.registry import Registry
 
 from sa2va_dpo.evaluation.boundary import boundary_distance
 from sa2va_dpo.evaluation.topology import betti_errors, betti_numbers, cldice
+
 from .candidates import Candidate, Context, mask_iou
 
 JUDGES = Registry('preference judge')

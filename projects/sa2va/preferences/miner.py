@@ -9,11 +9,12 @@ from typing import Callable, Container
 
 import numpy as np
 
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import hash_file
 from sa2va_dpo.datasets.ground_truth import size_problem
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import SampleMaker, View
-from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_file
+
 from .candidates import Candidate, Context, mask_iou, pick_distinct
 from .composite import cell_composite, component_pairs
 from .config import GenerateConfig

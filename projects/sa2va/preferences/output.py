@@ -10,11 +10,11 @@ from typing import Sequence
 
 import numpy as np
 
-from sa2va_dpo.datasets.containers import container_of, content_hash
-from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, hash_text, remove_leftovers, write_text
+from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
+from sa2va_dpo.datasets.containers import container_of
+from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def digest(paths: Sequence[Path | None]) -> str:
     """Of the contents of files; notices an image or mask that was corrected between two runs."""
-    return hash_text('|'.join('-' if path is None else content_hash(path) for path in paths))
+    return hash_files(paths)
 
 
 class DataRoot:

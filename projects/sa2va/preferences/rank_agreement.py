@@ -1,7 +1,7 @@
 """Does a judge rank candidates as the ground truth does? Kendall's tau on labelled images, with a bootstrap interval.
 
-Kendall, "A new measure of rank correlation", Biometrika 1938; tau-b, which allows for ties. 1: the same order, 0: no relation,
--1: the opposite order.
+Kendall, "A new measure of rank correlation", Biometrika 1938; tau-b, which allows for ties. 1: the same order, 0: no
+relation, -1: the opposite order.
 """
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Agreement:
 
     @property
     def trusted(self) -> bool:
-        """Whether the judge's word may stand in for labels: tau above 0 and, from two images on, so is the whole interval."""
+        """Whether its word may stand in for labels: tau is above 0 and, from two images on, so is the interval."""
         return self.tau is not None and self.tau > 0 and (self.low is None or self.low > 0)
 
     def __str__(self) -> str:
@@ -77,9 +77,12 @@ def agreement(ious: Sequence[Sequence[float]], scores: Sequence[Sequence[float |
 
 
 def agreement_of_entries(entries: Sequence[Mapping], seed: int = 0) -> dict[str, Agreement]:
-    """The agreement of every compared judge, from the candidates of mined images (see ``Miner``); ground truth among the
-    candidates is left out, its place is known to all."""
+    """The agreement of every compared judge, from the candidates of mined images (see ``Miner``).
+
+    Ground truth among the candidates is left out: its place is known to all.
+    """
     names = sorted({name for entry in entries for c in entry['candidates'] for name in c.get('compared', {})})
-    rows = [[c for c in entry['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None] for entry in entries]
+    rows = [[c for c in entry['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None]
+            for entry in entries]
     return {name: agreement([[c['iou'] for c in row] for row in rows],
                             [[c['compared'].get(name) for c in row] for row in rows], seed) for name in names}

@@ -6,7 +6,6 @@ view are one decoder batch. Everything goes through the same ``encode_image`` / 
 """
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Callable, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
+
 from .candidates import Request, generator
 from .views import VIEWS
 

@@ -1,7 +1,7 @@
 """Judges that vote: mirrored views of one policy, other checkpoints and methods, or one who picks.
 
-The first two need nobody's labels. What nobody looks at can be confidently wrong, so a run that trusts them checks their
-ranking on labelled images first (``preferences/rank_agreement.py``).
+The first two need nobody's labels. What nobody looks at can be confidently wrong, so a run that trusts them checks
+their ranking on labelled images first (``preferences/rank_agreement.py``).
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Sequence
 import numpy as np
 
 from sa2va_dpo.datasets.ground_truth import MaskFolder
+
 from .candidates import Candidate, Request, mask_iou
 from .from_predictions import read_map
 from .judges import JUDGES, Evidence, Judge, expected_iou
@@ -116,8 +117,8 @@ class Pick(Judge):
     The ground truth stands in for the eye, for studies of what a click is worth.
 
     Args:
-        wrong: probability that the click falls on another candidate, each alike; decided once an image (a cell), whatever was
-            decided before.
+        wrong: probability that the click falls on another candidate, each alike; decided once an image (a cell),
+            whatever was decided before.
 
     Raises:
         ValueError: ``wrong`` is no probability.

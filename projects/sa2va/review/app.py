@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sa2va_dpo.common.errors import InputError
+
 from .sessions import BITS, BadRequest, Budget, PairSession, PickSession
 
 _ASSETS = Path(__file__).resolve().parents[1] / 'assets' / 'review'

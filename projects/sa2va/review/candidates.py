@@ -16,6 +16,7 @@ from skimage.measure import label
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import resolve
 from sa2va_dpo.datasets.mask_io import read_mask
+
 from .pairs import FOLDER
 from .reviewers import reviewer_key
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Mapping
 
 from sa2va_dpo.common.errors import InputError
+
 from .pairs import ReviewSet
 from .reviewers import reviewer_name
 

@@ -14,6 +14,7 @@ from typing import Iterator, Mapping, Sequence
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import copy_file, write_json
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
+
 from .agreement import CATEGORIES, compare
 from .journal import read_decisions, read_notes
 from .pairs import ReviewSet, exchange

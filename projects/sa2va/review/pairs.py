@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sa2va_dpo.datasets.annotations import PairRecord, read_pairs
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import PairRecord, read_pairs
+
 from .reviewers import reviewer_key
 
 FOLDER = 'review'

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from sa2va_dpo.common.errors import InputError
+
 from .candidates import CandidateSet
 from .journal import LineFile, now
 from .picks import Pick, parse_pick

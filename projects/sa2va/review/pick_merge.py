@@ -7,6 +7,7 @@ from typing import Sequence
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
+
 from .picks import JUDGE, picks_to_records, read_candidates, read_picks
 from .reviewers import reviewer_name
 

@@ -15,6 +15,7 @@ import numpy as np
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, resolve
 from sa2va_dpo.datasets.mask_io import read_mask
+
 from .candidates import CandidateSet, distinct, iou, read_candidates
 from .journal import owner, read_lines
 from .pairs import FOLDER

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, resolve
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
-from sa2va_dpo.common.errors import InputError
 
 # RGB, as in the page's style sheet. Told apart with every common colour blindness, and neither is found in a fundus
 # photograph or an angiogram.

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Iterator
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
+
 from .candidates import read_candidates
 from .journal import Journal
 from .pairs import ReviewSet
@@ -105,14 +107,17 @@ def _serve(session, listener: socket.socket, host: str, lang: str | None, summar
     everywhere = ipaddress.ip_address(listener.getsockname()[0].split('%')[0]).is_unspecified
     shown = lan_address() if everywhere else host or '127.0.0.1'
     shown = f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown
-    keys, life, printed = Keys(), Life(), [0.0]
+    keys, life, printed = Keys(), Life(), [-math.inf]
 
     def announce() -> None:
+        print(f'http://{shown}:{port}/?token={keys.token}', flush=True)
+
+    def announce_again() -> None:
         if time.monotonic() - printed[0] > _REPRINT_S:
             printed[0] = time.monotonic()
-            print(f'http://{shown}:{port}/?token={keys.token}', flush=True)
+            announce()
 
-    gate = Gate(build(session, lang, life), hosts_of(host or '127.0.0.1', port), port, keys, announce)
+    gate = Gate(build(session, lang, life), hosts_of(host or '127.0.0.1', port), port, keys, announce_again)
     server = uvicorn.Server(uvicorn.Config(
         gate, http='h11', ws='none', lifespan='off', loop='asyncio', log_config=None, access_log=False,
         log_level='error', server_header=False,

@@ -12,6 +12,7 @@ import numpy as np
 
 from sa2va_dpo.datasets.annotations import resolve
 from sa2va_dpo.datasets.mask_io import read_image_rgb
+
 from . import picture
 from .candidates import CandidateSet, compose, distinct, regions
 from .journal import DECISIONS, LONGEST_NOTE, Journal

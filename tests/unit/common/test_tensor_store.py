@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from sa2va_dpo.common.tensor_store import CacheStore, evict, item_key, size_of
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.tensor_store import CacheStore, evict, item_key, size_of
 
 
 def test_tensors_come_back_to_the_bit(tmp_path):

@@ -5,10 +5,17 @@ import os
 import numpy as np
 import pytest
 
-from sa2va_dpo.datasets.annotations import (PairRecord, SegRecord, read_pairs, read_segs, resolve, write_pairs,
-                                                 write_segs)
-from sa2va_dpo.datasets.mask_io import write_mask
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import (
+    PairRecord,
+    SegRecord,
+    read_pairs,
+    read_segs,
+    resolve,
+    write_pairs,
+    write_segs,
+)
+from sa2va_dpo.datasets.mask_io import write_mask
 
 GOOD = dict(image='images/ä 1.png', chosen_mask='masks/c.png', rejected_mask='masks/r.png', chosen_iou=0.85,
             rejected_iou=0.62, iou_gap=0.23, prompt='<image>Please segment the blood vessels.')

@@ -6,9 +6,9 @@ import pytest
 from pycocotools import mask as rle
 
 from sa2va_dpo.commands.coco_masks import main
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.coco import coco_to_masks, read_coco
 from sa2va_dpo.datasets.mask_io import read_mask
-from sa2va_dpo.common.errors import InputError
 
 RING = np.zeros((20, 30), bool)
 RING[4:16, 4:26] = True

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
 
 
 def touch(folder, *names):

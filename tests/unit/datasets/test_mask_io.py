@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, read_probability, write_mask
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask, read_probability, write_mask
 
 MASK = np.zeros((24, 36), bool)
 MASK[4:16, 8:24] = True

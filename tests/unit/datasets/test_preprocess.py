@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, normalise_prompt, tile_grid
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, normalise_prompt, tile_grid
 
 
 @pytest.fixture(scope='module')

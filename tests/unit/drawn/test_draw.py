@@ -9,9 +9,9 @@ import pytest
 from mmengine.registry import DATASETS
 from scipy.ndimage import binary_dilation
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.drawn import STYLES, DemoShift, DrawnVesselDataset, draw, write_dataset
 from sa2va_dpo.drawn.angiogram import render
-from sa2va_dpo.common.errors import InputError
 
 CHECKSUM = """
 import sys, zlib

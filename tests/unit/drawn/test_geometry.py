@@ -4,8 +4,20 @@ import math
 import numpy as np
 import pytest
 
-from sa2va_dpo.drawn.vessel_tree import (ARTERY, FIELD, MIN_SUPPORT, Growth, Path, Projected, Root, View, grow,
-                                                       project, rasterise, support_mask)
+from sa2va_dpo.drawn.vessel_tree import (
+    ARTERY,
+    FIELD,
+    MIN_SUPPORT,
+    Growth,
+    Path,
+    Projected,
+    Root,
+    View,
+    grow,
+    project,
+    rasterise,
+    support_mask,
+)
 
 
 def straight(points, width, kind=ARTERY):

@@ -6,7 +6,8 @@ import pytest
 from mmengine.config import Config
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.engine.config import check_settled, derive, read_config, save, test_source as source_of_test
+from sa2va_dpo.engine.config import check_settled, derive, read_config, save
+from sa2va_dpo.engine.config import test_source as source_of_test
 from sa2va_dpo.engine.facts import FACTS, get
 
 NAMES = ('sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny', 'sa2va_dpo_vessel_tiny_own', 'sa2va_sft_tiny',

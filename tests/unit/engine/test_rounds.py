@@ -1,6 +1,5 @@
 """Rounds: settings, boundaries, the guard, what is remembered, which images."""
 import json
-from types import SimpleNamespace
 
 import cv2
 import numpy as np

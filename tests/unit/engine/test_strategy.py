@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 
 from sa2va_dpo.common import processes
-from sa2va_dpo.engine.strategy import fit_to_machine
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.engine.strategy import fit_to_machine
 
 
 def deepspeed_config(**more) -> Config:

@@ -4,8 +4,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import (binary_f1_score, binary_jaccard_index, binary_precision,
-                                                    binary_recall, binary_specificity)
+from torchmetrics.functional.classification import (
+    binary_f1_score,
+    binary_jaccard_index,
+    binary_precision,
+    binary_recall,
+    binary_specificity,
+)
 
 from sa2va_dpo.evaluation import counts as c
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from sa2va_dpo import plugins  # noqa: F401
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.seg_dataset import FolderMasks
 from sa2va_dpo.inference.input_size import MAX_IMAGES, choose_size, mean_dice, measure_sizes, sizes_around
-from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.checkpoint import copy_with_sam_size, load_checkpoint
 
 
@@ -63,8 +63,8 @@ def test_impossible_sizes_and_released_checkpoints_are_refused(micro_checkpoint,
 def test_means_are_those_of_the_predictions(micro_checkpoint, tmp_path):
     from PIL import Image
 
-    from sa2va_dpo.inference.predictor import Predictor
     from sa2va_dpo.evaluation.counts import confusion_counts, dice
+    from sa2va_dpo.inference.predictor import Predictor
 
     rng = np.random.default_rng(0)
     for folder in ('images', 'gt'):

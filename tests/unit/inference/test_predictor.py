@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sa2va_dpo.inference.predictor import Predictor
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.inference.predictor import Predictor
 
 
 @pytest.fixture(scope='module')

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint.keys_mllm import interleaved_qkv
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import export_checkpoint, init_checkpoint, load_checkpoint
+from sa2va_dpo.models.checkpoint.keys_mllm import interleaved_qkv
 
 HEADS, KV, WIDTH = 4, 2, 64
 

@@ -4,8 +4,15 @@ import torch
 
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import load_checkpoint
-from sa2va_dpo.models.trainable import (PARTS, adapters_disabled, lora_layers, merge_adapters, parameter_groups,
-                                             part_of, set_trainable)
+from sa2va_dpo.models.trainable import (
+    PARTS,
+    adapters_disabled,
+    lora_layers,
+    merge_adapters,
+    parameter_groups,
+    part_of,
+    set_trainable,
+)
 
 RECIPE = dict(llm=dict(mode='lora', r=4), sam2_encoder=dict(mode='lora', r=4, lr_mult=0.5), projector='full',
               mask_decoder='full')

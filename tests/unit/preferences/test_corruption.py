@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from sa2va_dpo.evaluation.topology import betti_numbers
-from sa2va_dpo.preferences.corruption import (branches, break_centrelines, drop_branches, false_branches, smooth, thicken,
-                                                   thin)
+from sa2va_dpo.preferences.corruption import (
+    branches,
+    break_centrelines,
+    drop_branches,
+    false_branches,
+    smooth,
+    thicken,
+    thin,
+)
 
 
 @pytest.fixture

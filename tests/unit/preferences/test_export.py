@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
+from sa2va_dpo.commands.export_pairs import main
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, write_pairs
 from sa2va_dpo.datasets.mask_io import write_mask
-from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.commands.export_pairs import main
 from sa2va_dpo.preferences.export import export_parquet
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.datasets.ground_truth import patient_of
 from sa2va_dpo.datasets.mask_io import read_mask
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.preferences import generate
 from sa2va_dpo.preferences.candidates import mask_iou
 from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
@@ -143,6 +144,26 @@ def test_a_copy_of_a_test_image_is_not_trained_on(run, folders):
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     assert report['split']['test'] == dict(patients=1, images=4)
     assert any('8 images are copies of another' in text for text in report['warnings'])
+
+
+def test_fields_of_view_go_with_the_images_that_are_scored(run, folders):
+    """DRIVE's own layout: mask/<stem>_mask.gif beside images/; only validation and test need it."""
+    field = np.zeros((40, 56), np.uint8)
+    field[1:39, 1:55] = 255
+    (folders.root / 'mask').mkdir()
+    for image in Path(folders.images).iterdir():
+        gt = Path(folders.gt) / f'{image.stem}_mask.png'
+        Image.fromarray(np.minimum(np.asarray(Image.open(gt)), field)).save(gt)
+        Image.fromarray(field).save(folders.root / 'mask' / f'{image.stem}_mask.gif')
+    run(val_fraction=None, test_fraction=None)
+    root = Path(folders.out)
+    records = [record for part in ('val', 'test') for record in read_segs(root / f'{part}_annotations.json', root)]
+    assert len(records) == 4 and len(list((root / 'fov').iterdir())) == 4
+    for record in records:
+        assert record.field_of_view == f'fov/{Path(record.image).stem}.png'
+        assert np.array_equal(read_mask(root / record.field_of_view), field > 0)
+    item = AnnotatedMasks(str(root), 'test_annotations.json')[0]
+    assert np.array_equal(item['field_of_view'], field > 0)
 
 
 def test_same_seed_same_files_other_seed_other_pairs(run, folders, tmp_path):

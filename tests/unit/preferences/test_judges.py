@@ -7,8 +7,19 @@ import pytest
 from sa2va_dpo.datasets.mask_io import write_mask
 from sa2va_dpo.preferences import votes  # noqa: F401  (registers its judges)
 from sa2va_dpo.preferences.candidates import Candidate, Context
-from sa2va_dpo.preferences.judges import (JUDGES, Agreement, BettiError, BoundaryDistance, ClDice, Dice, Evidence,
-                                               ExpectedIoU, IoU, Mixture, PredictedIoU)
+from sa2va_dpo.preferences.judges import (
+    JUDGES,
+    Agreement,
+    BettiError,
+    BoundaryDistance,
+    ClDice,
+    Dice,
+    Evidence,
+    ExpectedIoU,
+    IoU,
+    Mixture,
+    PredictedIoU,
+)
 
 
 def span(start, stop, predicted_iou=None):

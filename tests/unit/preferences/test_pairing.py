@@ -2,7 +2,15 @@
 import numpy as np
 import pytest
 
-from sa2va_dpo.preferences.pairing import Adjacent, AllPairs, BestVsEach, BestVsWorst, HardNegatives, Scored, select_pairs
+from sa2va_dpo.preferences.pairing import (
+    Adjacent,
+    AllPairs,
+    BestVsEach,
+    BestVsWorst,
+    HardNegatives,
+    Scored,
+    select_pairs,
+)
 
 
 def span(start, stop):

@@ -1,11 +1,11 @@
 """Kendall's tau by hand, and when a judge is trusted."""
 import pytest
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.preferences.candidate_set import CANDIDATES, make_candidates
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement, agreement, agreement_of_entries
-from sa2va_dpo.common.errors import InputError
 
 
 def test_tau_by_hand():

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
+from sa2va_dpo.commands.review import main
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import read_pairs
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
-from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.review.agreement import cohens_kappa, compare
-from sa2va_dpo.commands.review import main
 from sa2va_dpo.review.journal import Journal, read_decisions
 from sa2va_dpo.review.merge import merge
 from sa2va_dpo.review.pairs import exchange, open_set

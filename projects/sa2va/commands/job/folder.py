@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
-from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_json, read_json, write_json, writing
+from sa2va_dpo.engine.config import read_config
+from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
+
 from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
 from .state import STATE_FILE, JobState
 

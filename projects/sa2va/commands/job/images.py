@@ -8,9 +8,11 @@ from typing import Iterable, Sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import patient_of
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import digest_of_array
+
 from .state import Labelled
 
 
@@ -25,8 +27,9 @@ class ListedMasks(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         item = self.items[index]
+        field = find_field_of_view(Path(item.image), Path(item.mask))
         return dict(image=read_image_rgb(item.image), mask=read_mask(item.mask), prompt=self.prompt,
-                    image_id=Path(item.image).stem)
+                    image_id=Path(item.image).stem, field_of_view=None if field is None else read_mask(field))
 
 
 def pixel_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
@@ -35,11 +38,11 @@ def pixel_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
     Raises:
         InputError: a file that cannot be read as an image.
     """
-    paths = list(dict.fromkeys(map(str, paths)))
+    names = list(dict.fromkeys(map(str, paths)))
     with ThreadPoolExecutor(4) as pool:
-        hashes = pool.map(lambda path: digest_of_array(read_image_rgb(path)), paths)
-        bar = tqdm(hashes, total=len(paths), desc='comparing pictures', unit='image', disable=len(paths) < 200)
-        return dict(zip(paths, bar))
+        hashes = pool.map(lambda path: digest_of_array(read_image_rgb(path)), names)
+        bar = tqdm(hashes, total=len(names), desc='comparing pictures', unit='image', disable=len(names) < 200)
+        return dict(zip(names, bar))
 
 
 def shared_with(test: Sequence[Labelled], others: Iterable[str | Path], group_regex: str | None) -> dict[str, str]:

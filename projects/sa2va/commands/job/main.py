@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from sa2va_dpo.common import errors, signals
+
 from .flags import build_parser
 from .settings import JobSettings, settings_from
 from .talk import say
@@ -23,7 +24,6 @@ def main(argv: list[str] | None = None) -> int:
     # Only now, so that --help and a mistyped flag answer at once.
     from .folder import own
     from .report import conclude
-
     from .rounds import PeopleWanted
 
     signals.go_on('the same command goes on where it stopped')

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
 from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
+
 from .settings import PAIRS_FILE, VAL_FILE, JobSettings
 from .state import JobState
 from .talk import say
@@ -34,12 +36,13 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         return state
     say(f'preference pairs from {len(state.images)} images')
     root = settings.work_dir / 'pairs'
+    asked: dict[str, Any] = {'prompt': settings.prompt} if settings.prompt else {}
     report = generate_pairs(GenerateConfig(
         mode='generate', images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
         model_path=state.start, num_samples=settings.num_samples, min_iou_gap=settings.min_iou_gap,
         max_pairs_per_image=settings.max_pairs_per_image, val_fraction=settings.val_fraction, test_fraction=0.0, seed=settings.seed,
         group_regex=settings.group_regex, include_gt=settings.gt_candidate,
-        **({'prompt': settings.prompt} if settings.prompt else {})), images=[Path(item.image) for item in state.images])
+        **asked), images=[Path(item.image) for item in state.images])
     state.pairs, state.train_pairs, state.train_images = str(root), report['train_pairs'], report['train_images']
     _check_validation(root, state)
     return state

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from sa2va_dpo.common.files import write_json
+
 from .folder import SUMMARY, TRAINING
 from .resize import test
 from .rounds import rounds_of, rounds_table

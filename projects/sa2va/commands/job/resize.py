@@ -8,6 +8,7 @@ from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference
 from sa2va_dpo.models.checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+
 from .images import ListedMasks
 from .settings import JobSettings
 from .state import JobState
@@ -51,7 +52,7 @@ def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict
     if settings.sam_size == 'keep' or (settings.sam_size == 'auto' and not (Path(settings.model) / SAM2_DIMS).is_file()):
         return own, {}
     if settings.sam_size != 'auto':
-        return settings.sam_size, {}
+        return int(settings.sam_size), {}
     if not state.training:
         print(f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on', flush=True)
         return own, {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from sa2va_dpo.common.files import read_json, write_text
 from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
+
 from .settings import PAIRS_FILE, JobSettings
 from .state import JobState
 from .talk import say

@@ -12,6 +12,7 @@ from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.engine.checkpointing import newest_whole, select
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.inference.input_size import mean_dice
+
 from .folder import TRAINING
 from .settings import JobSettings
 from .state import JobState
@@ -36,6 +37,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     # An interrupted job may have left it.
     shutil.rmtree(exported, ignore_errors=True)
     if choice == 'trained':
+        assert checkpoint is not None, 'only a checkpoint can be the trained choice'
         export_run(read_config(str(training / 'config.py'), []), checkpoint, exported)
     else:
         with new_directory(exported) as folder:
@@ -71,4 +73,4 @@ def choose_export(trained: float | None, start: float, handed_in: float) -> str:
     if trained is not None:
         scores['trained'] = trained
     # The first of equal ones.
-    return max(scores, key=scores.get)
+    return max(scores, key=lambda name: scores[name])

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sa2va_dpo.common.bundled import bundled, config_path
 from sa2va_dpo.common.errors import InputError
@@ -21,7 +21,7 @@ PAIRS_FILE, VAL_PAIRS_FILE = 'dpo_annotations.json', 'dpo_annotations_val.json'
 VAL_FILE, TEST_FILE = 'val_annotations.json', 'test_annotations.json'
 
 # Flags that only the making of pairs reads, and what they are when they are not given.
-MINING = dict(num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25)
+MINING: dict[str, Any] = dict(num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25)
 # Settings that change nothing in what comes out.
 _NO_EFFECT = ('work_dir', 'overwrite', 'reviewer', 'host', 'port', 'wait')
 # The study's choice where images without masks are judged (docs/when.md).

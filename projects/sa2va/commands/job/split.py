@@ -11,6 +11,7 @@ from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
+
 from .images import name_some, shared_with
 from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
 from .state import JobState, Labelled
@@ -39,7 +40,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
 
 def _split(settings: JobSettings, state: JobState) -> None:
     images, gt = settings.images, settings.gt
-    if images is None:
+    if images is None or gt is None:
         demo = settings.work_dir / 'demo'
         say(f'drawing the demo set (seed {settings.seed}) in {demo}')
         write_dataset(demo, style='demo', seed=settings.seed, n=DEMO_IMAGES, size=512)
@@ -66,6 +67,7 @@ def _split(settings: JobSettings, state: JobState) -> None:
 
 def _beside_pairs(settings: JobSettings, state: JobState) -> None:
     """The pairs exist: the test is what was named, or what is left of the guide's folder."""
+    assert settings.pairs is not None
     root = Path(settings.pairs)
     pairs = read_pairs(root / PAIRS_FILE, root)
     known = {str(resolve(root, record.image)): None for record in pairs}
@@ -77,6 +79,7 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
         test = [Labelled(str(resolve(root, record.image)), str(resolve(root, record.mask)))
                 for record in read_segs(root / TEST_FILE, root)]
     else:
+        assert settings.images is not None and settings.gt is not None, 'the settings name both'
         test = _matched(settings.images, settings.gt)
     if settings.test_from == 'rest':
         state.test = _without_known(test, known, settings)
@@ -95,6 +98,7 @@ def _unlabelled(settings: JobSettings, state: JobState) -> list[str]:
     Raises:
         InputError: none is left.
     """
+    assert settings.unlabelled is not None
     found = [Labelled(str(path.resolve()), '') for path in list_images(Path(settings.unlabelled))]
     held_out = [*(item.image for item in state.test), *state.validation]
     shared = shared_with(found, held_out, settings.group_regex)

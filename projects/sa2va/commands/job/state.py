@@ -52,17 +52,17 @@ class JobState:
     # resize
     before: dict | None = None
     resized: dict | None = None
-    sam_size: dict | None = None
-    start: str | None = None
+    sam_size: dict = field(default_factory=dict)
+    start: str = ''
     # mine
-    pairs: str | None = None
+    pairs: str = ''
     train_pairs: int = 0
     train_images: int = 0
     validates: bool = True
     # train, select
     best_checkpoint: str | None = None
     validation_dice: dict | None = None
-    exported_hf: str | None = None
+    exported_hf: str = ''
     exported_sam_size: int | None = None
     # report
     after: dict | None = None

@@ -6,6 +6,7 @@ import sys
 from sa2va_dpo.common.errors import WAITING, InputError
 from sa2va_dpo.common.signals import Terminated, run_child
 from sa2va_dpo.engine.run_record import publish
+
 from .folder import TRAINING
 from .rounds import ask_people, config_with_rounds
 from .settings import JobSettings

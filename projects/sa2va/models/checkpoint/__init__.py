@@ -8,8 +8,17 @@ or ``weights_only`` pickles, configuration is JSON, and ``.py`` files are only c
 from .adapter import base_hash, check_base, export_adapter, load_adapter
 from .exporting import copy_with_sam_size, export_checkpoint
 from .initialise import initialise
-from .layout import (SAM2_DIMS, base_directory, default_dtype, empty_weights, is_adapter, is_released_size, read_config,
-                     read_sam2_dims, released_shapes)
+from .layout import (
+                     SAM2_DIMS,
+                     base_directory,
+                     default_dtype,
+                     empty_weights,
+                     is_adapter,
+                     is_released_size,
+                     read_config,
+                     read_sam2_dims,
+                     released_shapes,
+)
 from .new import init_checkpoint
 from .reading import Source, load_checkpoint, read_again
 from .run import check_names, load_trained_tensors, read_trained_tensors, weights_only_loads

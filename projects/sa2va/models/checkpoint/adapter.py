@@ -20,6 +20,7 @@ from torch import nn
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, read_json, write_json
 from sa2va_dpo.models.trainable import lora_layers
+
 from .layout import ADAPTER_BASE, SAM2_DIMS, assign, is_adapter, json_object
 from .store import CheckpointStore, read_safetensors
 

@@ -12,9 +12,18 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, write_json
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.trainable import lora_layers
+
 from .keys import KeyGroup
-from .layout import (SAM2_DIMS, base_directory, empty_weights, is_adapter, json_object, key_groups, read_config,
-                     read_sam2_dims)
+from .layout import (
+    SAM2_DIMS,
+    base_directory,
+    empty_weights,
+    is_adapter,
+    json_object,
+    key_groups,
+    read_config,
+    read_sam2_dims,
+)
 from .store import CheckpointStore, other_weight_files, weight_files, write_like
 
 

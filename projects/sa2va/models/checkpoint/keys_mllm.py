@@ -7,6 +7,7 @@ from typing import Iterable, Mapping
 import torch
 
 from sa2va_dpo.models.mllm.internvl import decoder_kind
+
 from .keys import KeyGroup, Tensors, rename, split_rows, substitute
 
 _INTERN_VIT = (('embeddings.cls_token', 'embeddings.class_embedding'),

@@ -14,6 +14,7 @@ from sa2va_dpo.common.files import read_json
 from sa2va_dpo.models.mllm import check_config, family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.sam2 import complete_dims
+
 from .keys import KeyGroup, rename
 from .keys_mllm import mllm_groups, vocabulary_head
 from .keys_sam2 import sam2_groups, video_memory_shapes

@@ -12,6 +12,7 @@ from sa2va_dpo.common.files import new_directory, write_json
 from sa2va_dpo.models.mllm import check_config, family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.sam2 import complete_dims
+
 from .initialise import initial_video_memory, initialise
 from .keys_mllm import vocabulary_head
 from .keys_sam2 import video_memory_shapes

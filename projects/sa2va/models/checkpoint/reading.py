@@ -12,10 +12,21 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.mllm import family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.trainable import lora_layers, merge_adapters
-from .adapter import load_adapter, check_base
+
+from .adapter import check_base, load_adapter
 from .keys_mllm import vocabulary_head
-from .layout import (SAM2_DIMS, assign, base_directory, empty_weights, is_adapter, key_groups, read_config,
-                     read_sam2_dims, recorded_base, shapes_of)
+from .layout import (
+    SAM2_DIMS,
+    assign,
+    base_directory,
+    empty_weights,
+    is_adapter,
+    key_groups,
+    read_config,
+    read_sam2_dims,
+    recorded_base,
+    shapes_of,
+)
 from .store import CheckpointStore
 
 

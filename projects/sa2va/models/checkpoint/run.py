@@ -14,6 +14,7 @@ from torch import nn
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
+
 from .layout import assign
 
 

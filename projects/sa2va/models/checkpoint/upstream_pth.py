@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from .run import read_trained_tensors, weights_only_loads
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import write_json
+
 from .exporting import write_directory_like
 from .layout import read_config
+from .run import read_trained_tensors, weights_only_loads
 from .store import CheckpointStore
 
 _LORA = re.compile(r'(.*)\.lora_(A|B)(?:\.[^.]+)?\.weight$')

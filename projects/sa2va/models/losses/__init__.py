@@ -5,8 +5,15 @@
 """
 from .kl import kl_to_reference
 from .objective import PreferenceConfig, combined_loss
-from .preference import (LOSS_TYPES, REDUCTIONS, PreferenceOutput, check_combination, log_ratio_margin, mask_log_prob,
-                         preference_loss)
+from .preference import (
+                         LOSS_TYPES,
+                         REDUCTIONS,
+                         PreferenceOutput,
+                         check_combination,
+                         log_ratio_margin,
+                         mask_log_prob,
+                         preference_loss,
+)
 from .supervised import soft_cldice, soft_skeleton, supervised_term
 from .tensors import soft_dice
 

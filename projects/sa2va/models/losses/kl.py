@@ -24,6 +24,7 @@ def kl_to_reference(logits: Tensor, reference_logits: Tensor, chosen: Tensor, re
         ValueError: shapes that differ, integer masks.
     """
     z, z_ref, y_w, y_l = checked_inputs(logits, reference_logits, chosen, rejected, image_index)
+    assert z_ref is not None
     kl = z_ref.sigmoid() * (z_ref - z) + F.softplus(z) - F.softplus(z_ref)
     outside = 1 - (y_w - y_l).abs()
     return ratio((outside * to_pairs(kl, image_index)).sum((-2, -1)), outside.sum((-2, -1)))

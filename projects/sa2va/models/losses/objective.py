@@ -150,7 +150,7 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
         raise ValueError('preference: gap_weighting needs the iou_gap of each pair')
 
     image_weights = _image_weights(image_index) if config.per_image and image_index is not None else None
-    weights = _gap_weights(gaps) if config.gap_weighting else None
+    weights = _gap_weights(gaps) if config.gap_weighting and gaps is not None else None
     if image_weights is not None:
         weights = image_weights if weights is None else weights * image_weights
     # The twin without the preference term logs its figures but must not pay for, or be touched by, their gradient.
@@ -171,7 +171,7 @@ def combined_loss(config: PreferenceConfig, logits: Tensor, reference_logits: Te
         supervised = _mean(supervised, image_weights)
         result['supervised_loss'] = config.supervised_weight * supervised
         logs['supervised_nll'] = supervised.detach()
-    if config.kl_weight:
+    if config.kl_weight and reference_logits is not None:  # PreferenceConfig refuses the one without the other
         kl = _mean(kl_to_reference(logits, reference_logits, chosen, rejected, image_index=image_index), image_weights)
         result['kl_loss'] = config.kl_weight * kl
         logs['kl'] = kl.detach()

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tensors import checked_inputs, checked_mask, is_number, ratio, real, region_average, soft_dice, to_pairs
+from .tensors import checked_inputs, checked_mask, is_number, real, region_average, soft_dice, to_pairs
 
 REDUCTIONS = ('mean', 'sum', 'disagreement', 'balanced')
 LOSS_TYPES = ('sigmoid', 'robust', 'hinge', 'ipo', 'dice')
@@ -83,6 +83,7 @@ def mask_log_prob(logits: Tensor, mask: Tensor, reduction: str = 'mean', region:
     if not regional:
         total = log_likelihood.sum((-2, -1))
         return total if reduction == 'sum' else total / (z.shape[-2] * z.shape[-1])
+    assert region is not None  # checked at the top
     return region_average(log_likelihood, log_likelihood, region.to(z), reduction)
 
 
@@ -161,6 +162,7 @@ def preference_loss(logits: Tensor, chosen: Tensor, rejected: Tensor, *, referen
     if clip is None:
         scored = z
     else:
+        assert z_ref is not None  # check_combination: clip needs a reference
         scored = z_ref + change
     if loss_type == 'dice':
         h, chosen_log_ratio = _dice_log_ratios(scored, z_ref, y_w, y_l, image_index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from sa2va_dpo.common.errors import InputError
+
 from .base import MultimodalLLM
 
 FAMILIES = ('internvl', 'qwen2_5_vl', 'qwen3_vl')

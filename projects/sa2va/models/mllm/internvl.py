@@ -13,6 +13,7 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sa2va_dpo.common.errors import InputError
+
 from .base import MultimodalLLM, causal_attention_mask, merge_image_tokens, with_rope_fields
 
 # Fields of a released llm_config that decide the arithmetic. Everything else in there (attention kernels,

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from sa2va_dpo.common.errors import InputError
+
 from .base import MultimodalLLM, with_rope_fields
 
 

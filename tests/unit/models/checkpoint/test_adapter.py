@@ -13,10 +13,18 @@ from sa2va_dpo.commands.export import main as export_main
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.inference.predictor import Predictor
-from sa2va_dpo.models.checkpoint import (base_directory, copy_with_sam_size, export_adapter, export_checkpoint,
-                                         load_checkpoint, read_config, read_sam2_dims)
+from sa2va_dpo.models.checkpoint import (
+    base_directory,
+    copy_with_sam_size,
+    export_adapter,
+    export_checkpoint,
+    load_checkpoint,
+    read_config,
+    read_sam2_dims,
+)
 from sa2va_dpo.models.run_model import Sa2VARunModel
 from sa2va_dpo.models.trainable import lora_layers
+
 from .test_exporting import differing, move
 
 RECIPE = dict(llm=dict(mode='lora', r=2, alpha=6), sam2_encoder=dict(mode='lora', r=4), sam2_neck='full',

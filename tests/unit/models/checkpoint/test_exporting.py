@@ -6,8 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sa2va_dpo.models.checkpoint import (export_checkpoint, load_checkpoint, load_trained_tensors, read_config,
-                                         read_sam2_dims)
+from sa2va_dpo.models.checkpoint import (
+    export_checkpoint,
+    load_checkpoint,
+    load_trained_tensors,
+    read_config,
+    read_sam2_dims,
+)
 from sa2va_dpo.models.checkpoint.layout import key_groups
 from sa2va_dpo.models.run_model import Sa2VARunModel
 from sa2va_dpo.models.trainable import lora_layers, merge_adapters

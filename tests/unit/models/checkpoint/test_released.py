@@ -11,10 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint import (export_checkpoint, init_checkpoint, load_checkpoint, read_config,
-                                                 read_sam2_dims, released_shapes)
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
+from sa2va_dpo.models.checkpoint import (
+    export_checkpoint,
+    init_checkpoint,
+    load_checkpoint,
+    read_config,
+    read_sam2_dims,
+    released_shapes,
+)
 
 FIXTURES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')
 

@@ -7,9 +7,8 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from torch import nn
 
-from sa2va_dpo.models.checkpoint import (check_names, load_trained_tensors, read_trained_tensors,
-                                                 weights_only_loads)
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.checkpoint import check_names, load_trained_tensors, read_trained_tensors, weights_only_loads
 
 
 class Model(nn.Module):

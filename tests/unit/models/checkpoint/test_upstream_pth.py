@@ -9,9 +9,9 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sa2va_dpo.commands.convert import main
-from sa2va_dpo.models.checkpoint.upstream_pth import convert, released_name
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.checkpoint import load_checkpoint
+from sa2va_dpo.models.checkpoint.upstream_pth import convert, released_name
 
 ALPHA, RANK = 6, 4
 

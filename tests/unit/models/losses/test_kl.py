@@ -7,6 +7,7 @@ import pytest
 from torch.autograd import gradcheck
 
 from sa2va_dpo.models.losses import kl_to_reference
+
 from .cases import image, random_case
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sa2va_dpo.models.losses import (PreferenceConfig, combined_loss, kl_to_reference, mask_log_prob, preference_loss,
-                                     supervised_term)
-from .cases import image, random_case, sigmoid
+from sa2va_dpo.models.losses import (
+    PreferenceConfig,
+    combined_loss,
+    kl_to_reference,
+    mask_log_prob,
+    preference_loss,
+    supervised_term,
+)
+
+from .cases import image, random_case
 
 
 def test_no_gradient_reaches_the_reference():

@@ -9,6 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from sa2va_dpo.models.losses import log_ratio_margin, mask_log_prob, preference_loss
+
 from .cases import COMBINATIONS, LOSE, WIN, Z, image, random_case, sigmoid
 
 

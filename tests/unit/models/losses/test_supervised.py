@@ -9,6 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from sa2va_dpo.models.losses import soft_cldice, soft_dice, soft_skeleton, supervised, supervised_term
+
 from .cases import image, random_case
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sa2va_dpo.models.losses import mask_log_prob, preference_loss, soft_dice, supervised_term
+
 from .cases import COMBINATIONS, LOSE, WIN, Z, image, random_case
 
 
