@@ -44,8 +44,8 @@ def config_with_rounds(settings: JobSettings, state: JobState) -> str:
     if state.unlabelled:
         write_text(settings.work_dir / LIST, '\n'.join(state.unlabelled) + '\n')
     path = settings.work_dir / CONFIG
-    rounds = dict(round_settings(settings, state), _delete_=True)
-    write_text(path, f'_base_ = [{str(Path(settings.config).resolve())!r}]\nrounds = {rounds!r}\n')
+    # Laid on the rounds that the chosen config may have: what no flag of the job says stays as it is there.
+    write_text(path, f'_base_ = [{str(Path(settings.config).resolve())!r}]\nrounds = {round_settings(settings, state)!r}\n')
     return str(path)
 
 

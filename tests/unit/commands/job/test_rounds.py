@@ -1,0 +1,75 @@
+"""What a job with rounds hands to training."""
+import pytest
+from mmengine.config import Config
+
+from sa2va_dpo.commands.job.flags import build_parser
+from sa2va_dpo.commands.job.rounds import PeopleWanted, ask_people, config_with_rounds, round_settings, rounds_table
+from sa2va_dpo.commands.job.settings import settings_from
+from sa2va_dpo.commands.job.state import JobState, Labelled
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_json
+from sa2va_dpo.engine.config import read_config
+from sa2va_dpo.engine.round_settings import RoundSettings
+
+
+@pytest.fixture
+def job(tmp_path, repo_root, monkeypatch):
+    """(flags) -> (settings, state) of a job with three labelled images, one held out, and four without masks."""
+    monkeypatch.chdir(repo_root)
+    (tmp_path / 'more').mkdir()
+
+    def make(*flags):
+        settings = settings_from(build_parser().parse_args([
+            '--unlabelled', str(tmp_path / 'more'), '--work-dir', str(tmp_path / 'w'), *flags]))
+        labelled = [Labelled(f'{name}.png', f'{name}_gt.png') for name in 'abc']
+        return settings, JobState(images=labelled, validation=['c.png'], test_prompt='<image>Where?',
+                                  unlabelled=[str(tmp_path / 'more' / f'{k}.png') for k in range(4)])
+
+    return make
+
+
+def test_every_image_is_drawn_alike_and_rounds_default_to_the_studys(job):
+    values = round_settings(*job('--judge', 'consensus'))
+    assert values['count'] == 4 and values['labelled_share'] == pytest.approx(2 / 6, abs=1e-6)
+    assert RoundSettings.from_config(values).judge == 'consensus'
+    assert round_settings(*job('--rounds', '3', '--judge', 'expert', '--clicks', '9'))['clicks'] == 9
+
+
+def test_the_config_is_the_chosen_one_with_the_rounds(job):
+    settings, state = job('--judge', 'consensus', '--min_iou_gap', '0.1')
+    path = config_with_rounds(settings, state)
+    raw, cfg = Config.fromfile(path), read_config(path)
+    assert raw.rounds.to_dict() == round_settings(settings, state), 'nothing else than RoundSettings knows'
+    assert cfg.rounds.min_iou_gap == 0.1 and cfg.model.preference.reduction == 'disagreement'
+    assert (settings.work_dir / 'unlabelled.txt').read_text().split() == state.unlabelled
+
+
+def test_without_waiting_it_says_what_to_do(job):
+    settings, _ = job('--judge', 'expert', '--no-wait', '--reviewer', 'anna')
+    folder = settings.work_dir / 'training'
+    (folder / 'rounds').mkdir(parents=True)
+    write_json(folder / 'rounds' / 'waiting.json', dict(round=1, root='some/root', decided=2, wanted=5))
+    with pytest.raises(PeopleWanted, match=r'round 1 waits for picks \(2 of 5.*--pick --data_root some/root --reviewer anna'):
+        ask_people(settings, folder)
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--judge', 'iou'], '--judge iou: needs ground truth'), (['--judge', 'committee'], '--members: missing'),
+    (['--judge', 'consensus', '--predictions', '.'], '--predictions: belongs to --judge predictions'),
+    (['--clicks', '3'], '--clicks 3'), (['--without-masks', '--images', '.', '--gt', '.'], '--without-masks')])
+def test_flags_that_do_not_go_together(job, flags, words):
+    with pytest.raises(InputError, match=words):
+        job(*flags)
+
+
+def test_no_masks_at_all(job):
+    settings, _ = job('--without-masks', '--judge', 'expert')
+    assert settings.test_from == 'none' and settings.images is None
+    assert 'labelled_share' not in round_settings(settings, JobState(unlabelled=['x.png'], test_prompt='?'))
+
+
+def test_a_line_a_round():
+    text = rounds_table(dict(ended='it ends here', rounds=[
+        dict(round=0, iteration=0, unlabelled=dict(pairs=9, images=3), metric=0.5, metric_after=0.6, decision='kept')]))
+    assert text.splitlines() == [
+        'round 0 from iteration 0, 9 pairs of 3 unlabelled images, validation 0.5000 to 0.6000: kept', 'it ends here']
