@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, setting
 from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
 from sa2va_dpo.common.tensor_store import CacheStore, evict, size_of
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
@@ -139,7 +139,8 @@ def _kinds(cfg: Config, items) -> list[Kind]:
 def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int]:
     """(every view that training and validation will ask for, with what it needs; a maker of plain samples; how often
     training will visit an image)."""
-    train = DATASETS.build(cfg.train_dataloader.dataset)
+    with setting('train_dataloader.dataset'):
+        train = DATASETS.build(cfg.train_dataloader.dataset)
     length = cfg.train_cfg
     visits = math.ceil(length.max_epochs * len(train)) if length.get('max_iters') is None else (
         length.max_iters * cfg.train_dataloader.batch_size * world_size())
@@ -151,13 +152,15 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     # The reference's masks of validation images are those of the start, which are measured once.
     without_reference = tuple(name for name in names if name != 'reference_low_res')
     if cfg.get('val_dataloader'):
-        wishes += [(view, without_reference) for view in DATASETS.build(cfg.val_dataloader.dataset).views()]
+        with setting('val_dataloader.dataset'):
+            wishes += [(view, without_reference) for view in DATASETS.build(cfg.val_dataloader.dataset).views()]
     return [wish for wish in wishes if wish[1]], SampleMaker(train.pre), visits
 
 
 def _start_model(cfg: Config) -> Sa2VARunModel:
     """The model as training begins with it: same dtypes, same device, adapters at zero."""
-    model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
+    with setting('model'):
+        model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
         model = model.bfloat16()  # as DeepSpeed does
     return model.to(pick_device()).eval()

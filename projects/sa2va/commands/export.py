@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, setting
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,8 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
 
     _refuse_existing(output)
     # Neither the loss nor the reference is needed, nor any weight that was not trained.
-    model = Sa2VARunModel(cfg.model.checkpoint, cfg.model.trainable, device='meta')
+    with setting('model'):
+        model = Sa2VARunModel(cfg.model.checkpoint, cfg.model.trainable, device='meta')
     load_trained_tensors(model, checkpoint)
     if adapter:
         export_adapter(model.policy, output)

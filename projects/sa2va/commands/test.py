@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, setting
 from sa2va_dpo.common.processes import pick_device
 
 
@@ -48,9 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     else:
         dataset_cfg, line = test_source(cfg)
         print(line)
-    dataset = DATASETS.build(dataset_cfg)
+    with setting('test_dataloader.dataset'):
+        dataset = DATASETS.build(dataset_cfg)
     device = pick_device(args.device)
-    model = inference_model(cfg.model, device)
+    with setting('model'):
+        model = inference_model(cfg.model, device)
     if args.checkpoint:
         count = load_trained_tensors(model, args.checkpoint)
         print(f'{args.checkpoint}: {count} trained tensors on {cfg.model.checkpoint}')

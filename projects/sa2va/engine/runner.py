@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
 from sa2va_dpo.caching.prepare import prepare
+from sa2va_dpo.common.errors import setting
 from sa2va_dpo.common.processes import rank
 from sa2va_dpo.models.checkpoint import weights_only_loads
 
@@ -41,7 +42,9 @@ class Sa2VARunner(GuardedRunner):
         if rank() == 0:
             # Before the machine's adaptations: this file starts the same run on any machine.
             save(cfg, Path(work_dir) / 'config.py')
-        lines += [fit_to_machine(cfg), *install_rounds(cfg), *prepare(cfg)]
+        with setting('config'):
+            lines += [fit_to_machine(cfg), *install_rounds(cfg)]
+        lines += prepare(cfg)
         runner = super().from_cfg(cfg)
         for line in lines:
             runner.logger.info(line)
