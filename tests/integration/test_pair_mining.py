@@ -59,7 +59,9 @@ def whole(drawn, micro_checkpoint, repo_root, tmp_path_factory):
 def test_the_command_writes_what_training_reads(whole):
     assert read_pairs(whole / 'dpo_annotations.json', whole) and len(read_segs(whole / 'val_annotations.json', whole)) == 3
     report = json.loads((whole / 'generation_report.json').read_text(encoding='utf-8'))
-    assert report['images'] == 12 and report['candidates_per_image']['max'] == 4
+    # Twelve patients: two are the test's, of whom no pair is made.
+    assert len(read_segs(whole / 'test_annotations.json', whole)) == 2
+    assert report['images'] == 10 and report['candidates_per_image']['max'] == 4
 
 
 def test_killed_at_random_moments_it_ends_the_same(drawn, micro_checkpoint, repo_root, whole, tmp_path):

@@ -208,7 +208,7 @@ def test_the_guard_takes_a_harmful_round_back_exactly(train, tmp_path, strategy)
 
 def test_two_bad_rounds_in_a_row_end_the_run(train, tmp_path):
     train(tmp_path / 'gentle', options=GENTLE)
-    options = [f'load_from={tmp_path / "gentle/best_dice_iter_24.pth"}', 'optim_wrapper.optimizer.lr=0.3', 'rounds.count=3']
+    options = [f'load_from={tmp_path / "gentle/best_dice_iter_24.pth"}', 'optim_wrapper.optimizer.lr=1e6', 'rounds.count=3']
     train(tmp_path / 'run', options=options)
     content = json.loads((tmp_path / 'run/rounds.json').read_text())
     assert len(content['rounds']) == 2 and 'the run ends at iteration 4' in content['ended']

@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 
 from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import INPUT
+from sa2va_dpo.datasets.names import printable
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,7 +29,6 @@ def main(argv: list[str] | None = None) -> int:
         InputError: no such folder, or nothing in it fits.
     """
     args = parse_args(argv)
-    from sa2va_dpo.common.errors import INPUT
     from sa2va_dpo.datasets.contact_sheet import contact_sheet
     from sa2va_dpo.datasets.inventory import DataSet, find_data_sets, inspect
     from sa2va_dpo.datasets.mask_io import write_rgb
@@ -53,7 +54,6 @@ def describe(data, group_regex: str | None = None, most: int = 5) -> list[str]:
     import numpy as np
 
     from sa2va_dpo.datasets.ground_truth import patient_of
-    from sa2va_dpo.datasets.names import printable
 
     def some(names: list[str]) -> str:
         return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')

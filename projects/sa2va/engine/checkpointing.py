@@ -144,6 +144,8 @@ class ExactCheckpointHook(CheckpointHook):
                 raise ValueError(f'{name}: not supported here; leave it out')
         if save_best is not None and (not isinstance(save_best, str) or save_best == 'auto'):
             raise ValueError(f'save_best={save_best!r}: must be the name of one metric, or None')
+        if interval != 'auto' and (isinstance(interval, bool) or not isinstance(interval, int)):
+            raise ValueError(f'interval={interval!r}: must be "auto" or a whole number of iterations')
         self.follows_validation = interval == 'auto'
         # Negative: never, until the training loop says how long it is.
         super().__init__(interval=-1 if self.follows_validation else interval, by_epoch=False, save_best=save_best, **more)

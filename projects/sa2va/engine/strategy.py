@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import STRATEGIES
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
@@ -21,6 +22,9 @@ def fit_to_machine(cfg: Config) -> str:
         InputError: a launcher asks for more processes than there are GPUs, or DeepSpeed is asked for and not installed.
     """
     strategy = cfg.get('strategy', dict(type='SingleDeviceStrategy'))
+    if STRATEGIES.get(strategy['type']) is None:
+        raise InputError(f'strategy.type={strategy["type"]}: no such strategy: mmengine has DeepSpeedStrategy, SingleDeviceStrategy, '
+                         'DDPStrategy')
     deepspeed = strategy['type'] == 'DeepSpeedStrategy'
     distributed = cfg.get('launcher', 'none') != 'none'
     gpus = torch.cuda.device_count()

@@ -4,6 +4,7 @@ LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 210
 """
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import Iterator, Mapping
 
@@ -53,6 +54,14 @@ def _normalise(part: str, setting) -> dict:
     if mode == 'lora' and part not in LORA_TARGETS:
         raise ValueError(f'trainable[{part!r}]: LoRA is offered for {", ".join(LORA_TARGETS)}; '
                          f'this part is small, train it with mode "full"')
+    rank = setting.get('r', 1)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f'trainable[{part!r}]: r is {rank!r}, must be a whole number of at least 1')
+    for name, high in (('alpha', math.inf), ('dropout', 1.0), ('lr_mult', math.inf)):
+        value = setting.get(name, 0.5)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < high:
+            raise ValueError(f'trainable[{part!r}]: {name} is {value!r}, must be a number from 0'
+                             + (' and below 1' if high == 1 else ''))
     return setting
 
 

@@ -143,8 +143,12 @@ def test_jitter_changes_colour_only():
     assert jitter(image, 0.0, np.random.default_rng(0)) is image
 
 
-def test_registered_with_mmengine_and_xtuner():
-    from xtuner.registry import BUILDER
+def test_registered_with_mmengine():
+    assert DATASETS.get('DPOVesselDataset') is DPOVesselDataset
 
+
+def test_registered_with_xtuner():
+    builder = pytest.importorskip('xtuner.registry', reason='xtuner is not locked: it is registered with where it is installed')
+    BUILDER = builder.BUILDER
     assert BUILDER.get('Sa2VADPOModel') is MODELS.get('Sa2VADPOModel')
     assert BUILDER.get('DPOVesselDataset') is DATASETS.get('DPOVesselDataset') is DPOVesselDataset

@@ -115,6 +115,6 @@ def test_published_files_are_links_that_training_never_writes_through(run):
     (run.work_dir / 'error.log').touch()
     assert publish(run.work_dir, training) == []
     run()
-    assert sorted(path.name for path in run.work_dir.iterdir()) == [ownership.LOCK, 'error.log', ownership.RECORD, 'training']
+    assert sorted(path.name for path in run.work_dir.iterdir()) == ['error.log', ownership.RECORD, 'training']
     assert (training / 'config.py').read_text() == "the job's"
     withdraw(run.work_dir / 'nowhere')
