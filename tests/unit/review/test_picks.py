@@ -50,7 +50,7 @@ def test_the_fingerprint_is_of_the_pixels_too(pick_root):
 
 
 @pytest.mark.parametrize('change, words', [
-    (lambda d: d.clear(), 'at least one record'), (lambda d: d.append(3), 'record 3: is a int'),
+    (lambda d: d.clear(), 'empty list'), (lambda d: d.append(3), 'record 3: is a int'),
     (lambda d: d.append(d[0]), "'images/a.png' stands in the file before"),
     (lambda d: d[0].pop('prompt'), 'record 0: prompt is None'),
     (lambda d: d[0].update(image='../a.png'), 'leaves the data root'),
@@ -61,7 +61,7 @@ def test_the_fingerprint_is_of_the_pixels_too(pick_root):
     (lambda d: d[0]['candidates'][1].pop('mask'), 'candidate 1: mask is None'),
     (lambda d: d[0]['candidates'][1].update(mask='candidates/none.png'), 'no such file'),
     (lambda d: d[0]['candidates'][0].update(predicted_iou='x'), "predicted_iou is 'x'"),
-    (lambda d: d[0].update(disagreement=float('nan')), 'disagreement is nan'),
+    (lambda d: d[0].update(disagreement=float('nan')), 'NaN is not a number'),
     (lambda d: d[0].update(disagreement=True), 'disagreement is True'),
     (lambda d: d[0].update(gt_mask=3), 'gt_mask is 3')])
 def test_bad_candidates_are_named(pick_root, change, words):
