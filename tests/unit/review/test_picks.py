@@ -279,3 +279,15 @@ def test_nobody_has_picked(pick_root):
     for reviewer in (None, 'eye'):
         with pytest.raises(InputError, match='picked'):
             read_picks(pick_root, reviewer)
+
+
+def test_as_many_picks_are_wanted_as_can_be_made(pick_root):
+    content = json.loads((pick_root / 'candidates.json').read_text())
+    content[1]['disagreement'] = 0.0
+    content[2]['candidates'] = content[2]['candidates'][:1]
+    (pick_root / 'candidates.json').write_text(json.dumps(content))
+    found = read_candidates(pick_root)
+    assert found.pickable == ['images/a.png'] and [found.wanted(clicks) for clicks in (None, 1, 5)] == [1, 1, 1]
+    picks = read_picks(pick_root, empty=True)
+    assert picks.agreed == {} and picks_to_records(pick_root, picks) == []
+    assert pick_statistics(picks)['decided'] == 0 and pick_statistics(picks)['seconds_median'] is None
