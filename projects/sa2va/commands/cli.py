@@ -30,7 +30,7 @@ COMMANDS = {
     'test': Command('test', 'score held-out masks of a checkpoint'),
     'predict': Command('predict', 'write the masks of images'),
     'export': Command('export', 'a trained run as a Hugging Face directory or an adapter'),
-    'review': Command('review', 'look at pairs in the browser and decide'),
+    'review': Command('review', 'look at pairs in the browser and decide, or pick the best of several masks'),
     'convert': Command('convert', "upstream's trainer checkpoint to the released layout"),
     'parity': Command('parity', "compare the model with the original's reference numbers"),
     'resize': Command('resize', 'copy a checkpoint with another SAM2 input size'),

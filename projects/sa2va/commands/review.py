@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common import signals
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_json
@@ -27,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--pick', action='store_true',
         help='pick the best of the candidates of every image (the default where the folder holds candidates.json and no pairs)')
     add('--clicks', type=int, metavar='N', help='with --pick: the session ends after N decided images')
-    add('--exit-when-done', '--exit_when_done', action='store_true', help='with --pick: end once everything is decided')
+    add('--exit-when-done', action='store_true', help='with --pick: end once everything is decided')
     add('--lang', choices=('en', 'zh'), help="language of the page (default: the browser's)")
     add('--host', default='127.0.0.1', help='address to listen on (default: this machine only)')
     add('--port', type=int, default=7860, help='default %(default)s; 0 takes a free one')
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     pick = args.pick or has_candidates(root) and not (root / args.ann_file).exists()
     if not pick and (args.clicks is not None or args.exit_when_done):
         raise InputError(f'{"--clicks" if args.clicks is not None else "--exit-when-done"}: is for --pick: add it')
+    if not args.merge and not args.export:
+        signals.go_on('every decision is kept, the same command goes on')
     (_pick if pick else _pairs)(args, names)
     return 0
 
@@ -121,10 +124,7 @@ def _export(review, names: list[str], path: Path) -> None:
         record = review.records[entry['pair']]
         entry.update(image=record.image, chosen_mask=record.chosen_mask, rejected_mask=record.rejected_mask,
                      notes={name: own[entry['pair']] for name, own in notes.items() if entry['pair'] in own})
-    try:
-        write_json(path, report)
-    except OSError as error:
-        raise InputError(f'--export {path}: cannot be written ({error.strerror}): choose another file') from None
+    write_json(path, report)
     print(_agreement(report))
     print(f'rows {names[0]}, columns {names[1]}: ' + ', '.join(report['categories']))
     for category, row in zip(report['categories'], report['confusion']):

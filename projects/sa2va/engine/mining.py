@@ -172,15 +172,16 @@ class RoundMiner:
 
     def _people(self, mined: Mined) -> dict:
         """Candidates for people, and the pairs of what they picked."""
-        from sa2va_dpo.review.picks import pick_statistics, picks_to_records, read_picks
+        from sa2va_dpo.review.picks import pick_statistics, picks_to_records, read_candidates, read_picks
 
         images, root = self.images.unlabelled, self.folder / 'unlabelled'
         config = self.settings.candidates_config(images_dir=str(images[0].parent), gt_dir=None,
                                                  **self._shared('unlabelled'))
         report = make_candidates(config, images, self.policy, self.preprocessor, self.frozen)
-        wanted = min(len(images), self.settings.clicks or len(images))
-        picks = read_picks(root) if list(root.glob('*/picks.*.jsonl')) else None
-        decided = 0 if picks is None else len(picks.agreed) + len(picks.conflicts)
+        # Not of all images: where the candidates are the same there is nothing to pick.
+        wanted = read_candidates(root).wanted(self.settings.clicks)
+        picks = read_picks(root, empty=True)
+        decided = len(picks.agreed) + len(picks.conflicts)
         if decided < wanted:
             raise PicksWanted(root, decided, wanted)
         records = picks_to_records(root, picks)

@@ -21,7 +21,7 @@ class RoundSettings:
     """Attributes:
         count: stretches of equal length; pairs are mined anew before each of them.
         reference: ``'initial'`` (the policy before training) or ``'round'`` (the policy before the round).
-        judge: of the unlabelled images: ``'expert'`` (people pick: ``tools/review.py --pick``), ``'consensus'`` (of
+        judge: of the unlabelled images: ``'expert'`` (people pick: ``scripts/review_pairs.py --pick``), ``'consensus'`` (of
             mirrored views), ``'committee'`` (``members`` vote), ``'predictions'`` (the folders below ``predictions``
             vote) or ``'iou'`` (ground truth picks in an expert's place: ``unlabelled_gt``, for studies).
         unlabelled: folder of images, or a text file that lists one path a line; None: there are none.

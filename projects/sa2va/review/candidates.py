@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from skimage.measure import label
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import hash_file, hash_json, hash_text, read_json
 from sa2va_dpo.datasets.annotations import resolve
 from sa2va_dpo.datasets.mask_io import read_mask
 
@@ -65,6 +65,17 @@ class CandidateSet:
         """Of a reviewer by name."""
         return self.root / FOLDER / f'picks.{reviewer_key(reviewer)}.jsonl'
 
+    @property
+    def pickable(self) -> list[str]:
+        """Images, those on which the candidates disagree most first. Where all are the same there is nothing to pick."""
+        shown = [entry for entry in self.images.values() if len(entry.candidates) > 1 and entry.disagreement > 0]
+        return [entry.image for entry in sorted(
+            shown, key=lambda entry: (-entry.disagreement, hash_text(f'{self.fingerprint} {entry.image}')))]
+
+    def wanted(self, clicks: int | None) -> int:
+        """How many images are to be decided: all that can be, or as many as a budget allows."""
+        return len(self.pickable) if clicks is None else min(clicks, len(self.pickable))
+
     def masks(self, image: str) -> np.ndarray:
         """bool [N, H, W], in the order of the file.
 
@@ -111,34 +122,19 @@ def read_candidates(root: str | os.PathLike) -> CandidateSet:
     if not root.is_dir():
         raise InputError(f'--data_root {root}: no such folder')
     path = root / FILE
-    content = _read_list(path)
+    content = read_json(path, missing='candidates are written where images have no masks (docs/review.md)', kind=list)
+    if not content:
+        raise InputError(f'{path}: is an empty list: there is nothing to pick from')
     images: dict[str, CandidateImage] = {}
-    total = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16)
+    parts = [hash_json(content)]
     for index, entry in enumerate(content):
         where = f'{path}: record {index}'
         found = _image(where, entry, root)
         if found.image in images:
             raise InputError(f'{where}: image {found.image!r} stands in the file before: put all its candidates into one record')
         images[found.image] = found
-        for name in (found.image, *(candidate.mask for candidate in found.candidates)):
-            try:
-                with open(resolve(root, name), 'rb') as file:
-                    total.update(hashlib.file_digest(file, 'blake2b').digest())
-            except OSError as error:
-                raise InputError(f'{where}: {name!r} cannot be read ({error.strerror}): check its permissions') from None
-    return CandidateSet(root, images, total.hexdigest())
-
-
-def _read_list(path: Path) -> list:
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file: candidates are written where images have no masks (docs/review.md)') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f'{path}: not valid JSON ({error}): correct the file or make it again') from None
-    if not isinstance(content, list) or not content:
-        raise InputError(f'{path}: must be a list of at least one record')
-    return content
+        parts += [hash_file(resolve(root, name)) for name in (found.image, *(one.mask for one in found.candidates))]
+    return CandidateSet(root, images, hash_text('|'.join(parts))[:32])
 
 
 def _image(where: str, entry: Any, root: Path) -> CandidateImage:
@@ -171,10 +167,6 @@ def _text(where: str, entry: dict, name: str) -> str:
     value = entry.get(name)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f'{where}: {name} is {value!r}, must be non-empty text')
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f'{where}: {name} {value!r} holds half a surrogate pair: correct the text') from None
     return value
 
 

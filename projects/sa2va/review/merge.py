@@ -1,18 +1,15 @@
 """Decisions of one or several reviewers into the annotations that training reads."""
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Mapping, Sequence
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, write_json
+from sa2va_dpo.common.files import copy_file, read_json, write_json
+from sa2va_dpo.common.ownership import lock
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
 
 from .agreement import CATEGORIES, compare
@@ -61,7 +58,7 @@ def merge(review: ReviewSet, reviewers: Sequence[str]) -> Merged:
         InputError: nothing is decided, nothing would be left, a journal is missing or bad, another merge is going on, or
             the folder cannot be written.
     """
-    with _alone(review):
+    with lock(review.root, 'merge of reviews', '--data_root'):
         names = list(dict.fromkeys([*map(reviewer_name, reviewers), *_merged_before(review)]))
         by_reviewer = {name: _journal_of(review, name, new=index < len(reviewers)) for index, name in enumerate(names)}
         notes = {name: read_notes(review, name) for name in names}
@@ -100,11 +97,11 @@ def record_path(review: ReviewSet) -> Path:
 def _merged_before(review: ReviewSet) -> list[str]:
     path = record_path(review)
     if path.is_file():
-        try:
-            names = json.loads(path.read_text(encoding='utf-8'))['reviewers']
-            return [reviewer_name(name) for name in names]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f'{path}: says not who was merged: name every reviewer with --merge after removing it') from None
+        remedy = 'name every reviewer with --merge after removing it'
+        names = read_json(path, remedy, kind=dict).get('reviewers')
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f'{path}: reviewers is {names!r}, must be a list of names: {remedy}')
+        return [reviewer_name(name) for name in names]
     if not review.original.is_file():
         return []
     # Merged by an earlier version, which wrote one name into every record.
@@ -120,31 +117,9 @@ def _journal_of(review: ReviewSet, name: str, new: bool) -> dict[str, str]:
 
 
 def _write(review: ReviewSet, merged: list, names: list[str], conflicts: dict[str, dict[str, str]]) -> None:
-    try:
-        if not review.original.exists():
-            copy_file(review.annotations, review.original)
-        # First: a kill in between leaves a name too many for the next merge, never one too few.
-        write_json(record_path(review), dict(reviewers=names, conflicts=[
-            dict(pair=pair, image=review.records[pair].image, decisions=said) for pair, said in conflicts.items()]))
-        write_pairs(review.annotations, merged)
-    except OSError as error:
-        raise InputError(f'{review.annotations}: cannot be written ({error.strerror}): '
-                         f'make {review.root} writable') from None
-
-
-@contextmanager
-def _alone(review: ReviewSet) -> Iterator[None]:
-    folder = review.original.parent
-    try:
-        folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f'{folder}: cannot be written ({error.strerror}): make {review.root} writable') from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f'{folder}: another merge is going on: wait for it') from None
-        yield
-    finally:
-        os.close(descriptor)
+    if not review.original.exists():
+        copy_file(review.annotations, review.original)
+    # First: a kill in between leaves a name too many for the next merge, never one too few.
+    write_json(record_path(review), dict(reviewers=names, conflicts=[
+        dict(pair=pair, image=review.records[pair].image, decisions=said) for pair, said in conflicts.items()]))
+    write_pairs(review.annotations, merged)

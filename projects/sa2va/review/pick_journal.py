@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import PurePosixPath
 from typing import Sequence
 
 import cv2
 import numpy as np
 
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_bytes
 
 from .candidates import CandidateSet
 from .journal import LineFile, now
@@ -59,21 +58,12 @@ class PickJournal(LineFile):
         """Write a mask (bool [H, W]) that the reviewer put together, then record it; both are on disk on return.
 
         The file's name holds a hash of its pixels: a later decision never changes what an earlier line means.
+
+        Raises:
+            InputError: as :meth:`pick`.
         """
         relative = f'{FOLDER}/{self._stem(image)}.{reviewer_key(self.reviewer)}.{_hash(mask)}.png'
-        path = self._candidates.root / relative
-        temporary = path.with_name(f'.{os.getpid()}.part')
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with open(temporary, 'wb') as file:
-                file.write(cv2.imencode('.png', mask.astype(np.uint8) * 255)[1])
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f'{path}: cannot be written ({error.strerror}): make room or the folder writable, '
-                             'then decide again') from None
+        write_bytes(self._candidates.root / relative, cv2.imencode('.png', mask.astype(np.uint8) * 255)[1].tobytes())
         self._record(image, dict([('mask', relative), ('from', list(sources))]), seconds, clicks)
 
     def _record(self, image: str, pick: int | str | dict, seconds: float, clicks: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Sequence
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.ownership import lock
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
 
 from .picks import JUDGE, picks_to_records, read_candidates, read_picks
@@ -31,19 +32,17 @@ def merge_picks(root: str | os.PathLike, ann_file: str, reviewers: Sequence[str]
     path = root / ann_file
     if ann_file == read_candidates(root).file.name:
         raise InputError(f'--ann_file {ann_file}: holds the candidates: choose another name')
-    if path.exists() and any(record.extra.get('judge') != JUDGE for record in read_pairs(path, root)):
-        raise InputError(f'{path}: holds pairs that were mined: give --ann_file another name')
-    picks = read_picks(root)
-    for name in map(reviewer_name, reviewers):
-        if name not in picks.by_reviewer:
-            read_picks(root, name)  # says that there is no journal
-            raise InputError(f'--reviewer {name}: has decided on no image yet: there is nothing to merge')
-    records = picks_to_records(root, picks)
-    if not records:
-        raise InputError(f'{root}: no pair follows from the {len(picks.agreed)} decided and {len(picks.conflicts)} disputed '
-                         'images: pick more')
-    try:
+    with lock(root, 'merge of picks', '--data_root'):
+        if path.exists() and any(record.extra.get('judge') != JUDGE for record in read_pairs(path, root)):
+            raise InputError(f'{path}: holds pairs that were mined: give --ann_file another name')
+        picks = read_picks(root)
+        for name in map(reviewer_name, reviewers):
+            if name not in picks.by_reviewer:
+                read_picks(root, name)  # says that there is no journal
+                raise InputError(f'--reviewer {name}: has decided on no image yet: there is nothing to merge')
+        records = picks_to_records(root, picks)
+        if not records:
+            raise InputError(f'{root}: no pair follows from the {len(picks.agreed)} decided and {len(picks.conflicts)} disputed '
+                             'images: pick more')
         write_pairs(path, records)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written ({error.strerror}): make {root} writable') from None
     return path, dict(pairs=len(records), agreed=len(picks.agreed), conflicts=len(picks.conflicts))

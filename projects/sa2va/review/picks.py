@@ -69,11 +69,12 @@ class Picks:
     by_reviewer: dict[str, dict[str, Pick]] = field(default_factory=dict)
 
 
-def read_picks(root: str | os.PathLike, reviewer: str | None = None) -> Picks:
+def read_picks(root: str | os.PathLike, reviewer: str | None = None, empty: bool = False) -> Picks:
     """Decisions on the candidates of a data root.
 
     Args:
         reviewer: one reviewer's name; None reads every journal there.
+        empty: where nobody has picked, no decisions instead of an error.
 
     Raises:
         InputError: no journal, one of other candidates, or a line that is no decision on them.
@@ -86,7 +87,7 @@ def read_picks(root: str | os.PathLike, reviewer: str | None = None) -> Picks:
                              f'--pick --reviewer first')
     else:
         paths = sorted((candidates.root / FOLDER).glob('picks.*.jsonl'))
-        if not paths:
+        if not paths and not empty:
             raise InputError(f'{candidates.root / FOLDER}: nobody has picked anything: start the page with --pick first')
     found = {}
     for path in paths:

@@ -4,13 +4,10 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from typing import Iterator
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
@@ -124,35 +121,12 @@ def _serve(session, listener: socket.socket, host: str, lang: str | None, summar
         proxy_headers=False, timeout_graceful_shutdown=_LONGEST_ANSWER_S, limit_concurrency=128))
     thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listener]), daemon=True)
     print(f'{summary}; Ctrl-C ends. Open this address (it works once):', flush=True)
-    with _interruptible():
-        thread.start()
-        announce()
-        try:
-            while thread.is_alive():
-                if life.finished.wait(0.2) or session.closes and session.done and life.idle > _PATIENCE_S:
-                    break
-        finally:
-            server.should_exit = True
-            thread.join(2 * _LONGEST_ANSWER_S)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt inside the block.
-
-    A process that a script put into the background ignores SIGINT unless it asks for it. Elsewhere than in the main
-    thread signals are left as they are.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {}
-    for number, ours in ((signal.SIGINT, (signal.SIG_IGN, None)), (signal.SIGTERM, (signal.SIG_IGN, signal.SIG_DFL, None))):
-        # Whoever calls this may have a handler of its own: that one stays.
-        if signal.getsignal(number) in ours:
-            before[number] = signal.signal(number, signal.default_int_handler)
+    thread.start()
+    announce()
     try:
-        yield
+        while thread.is_alive():
+            if life.finished.wait(0.2) or session.closes and session.done and life.idle > _PATIENCE_S:
+                break
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        server.should_exit = True
+        thread.join(2 * _LONGEST_ANSWER_S)

@@ -121,8 +121,7 @@ class PickSession:
         closes: the page is to say that the server ends once everything is decided.
 
     Attributes:
-        order: images, those on which the candidates disagree most first; where they are all the same there is nothing
-            to pick and the image is left out.
+        order: see ``CandidateSet.pickable``.
     """
 
     mode = 'picks'
@@ -130,9 +129,7 @@ class PickSession:
     def __init__(self, candidates: CandidateSet, journal: PickJournal, clicks: int | None = None, closes: bool = False) -> None:
         self.candidates, self.journal, self.clicks, self.closes = candidates, journal, clicks, closes
         self._lock = threading.Lock()
-        shown = [entry for entry in candidates.images.values() if len(entry.candidates) > 1 and entry.disagreement > 0]
-        self.order = [entry.image for entry in sorted(
-            shown, key=lambda entry: (-entry.disagreement, _hash(candidates.fingerprint, entry.image)))]
+        self.order = candidates.pickable
         self.keys = {_hash(candidates.fingerprint, image): image for image in self.order}
         self._parts = _Kept(self._load)
 
@@ -142,7 +139,7 @@ class PickSession:
 
     @property
     def done(self) -> bool:
-        return self.decided >= min(len(self.order), self.clicks if self.clicks is not None else len(self.order))
+        return self.decided >= self.candidates.wanted(self.clicks)
 
     def places(self, image: str, masks: np.ndarray) -> list[int]:
         """Candidate (index in candidates.json) at every place of the screen: repetitions left out, shuffled for this image

@@ -92,9 +92,9 @@ def test_a_merged_reviewers_journal_that_is_gone_is_said_and_nothing_written(rev
 
 def test_one_merge_at_a_time(review):
     decide(review, 'A', ['drop', None, None])
-    from sa2va_dpo.review.merge import _alone
+    from sa2va_dpo.common.ownership import lock
 
-    with _alone(review), pytest.raises(InputError, match='another merge is going on'):
+    with lock(review.root, 'generation'), pytest.raises(InputError, match='writing there already'):
         merge(review, ['A'])
     assert merge(review, ['A']).counts == dict(drop=1, undecided=2)
 

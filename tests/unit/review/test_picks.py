@@ -50,7 +50,7 @@ def test_the_fingerprint_is_of_the_pixels_too(pick_root):
 
 
 @pytest.mark.parametrize('change, words', [
-    (lambda d: d.clear(), 'at least one record'), (lambda d: d.append(3), 'record 3: is a int'),
+    (lambda d: d.clear(), 'empty list'), (lambda d: d.append(3), 'record 3: is a int'),
     (lambda d: d.append(d[0]), "'images/a.png' stands in the file before"),
     (lambda d: d[0].pop('prompt'), 'record 0: prompt is None'),
     (lambda d: d[0].update(image='../a.png'), 'leaves the data root'),
@@ -61,7 +61,7 @@ def test_the_fingerprint_is_of_the_pixels_too(pick_root):
     (lambda d: d[0]['candidates'][1].pop('mask'), 'candidate 1: mask is None'),
     (lambda d: d[0]['candidates'][1].update(mask='candidates/none.png'), 'no such file'),
     (lambda d: d[0]['candidates'][0].update(predicted_iou='x'), "predicted_iou is 'x'"),
-    (lambda d: d[0].update(disagreement=float('nan')), 'disagreement is nan'),
+    (lambda d: d[0].update(disagreement=float('nan')), 'NaN is not a number'),
     (lambda d: d[0].update(disagreement=True), 'disagreement is True'),
     (lambda d: d[0].update(gt_mask=3), 'gt_mask is 3')])
 def test_bad_candidates_are_named(pick_root, change, words):
@@ -279,3 +279,15 @@ def test_nobody_has_picked(pick_root):
     for reviewer in (None, 'eye'):
         with pytest.raises(InputError, match='picked'):
             read_picks(pick_root, reviewer)
+
+
+def test_as_many_picks_are_wanted_as_can_be_made(pick_root):
+    content = json.loads((pick_root / 'candidates.json').read_text())
+    content[1]['disagreement'] = 0.0
+    content[2]['candidates'] = content[2]['candidates'][:1]
+    (pick_root / 'candidates.json').write_text(json.dumps(content))
+    found = read_candidates(pick_root)
+    assert found.pickable == ['images/a.png'] and [found.wanted(clicks) for clicks in (None, 1, 5)] == [1, 1, 1]
+    picks = read_picks(pick_root, empty=True)
+    assert picks.agreed == {} and picks_to_records(pick_root, picks) == []
+    assert pick_statistics(picks)['decided'] == 0 and pick_statistics(picks)['seconds_median'] is None
