@@ -1,4 +1,4 @@
-"""Lists of images with masks, and whether two lists share a patient or a picture."""
+"""Lists of images with masks: where they come from, and whether two of them share a patient or a picture."""
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,12 @@ from typing import Iterable, Sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import read_json
+from sa2va_dpo.datasets.annotations import resolve
 from sa2va_dpo.datasets.field_of_view import find_field_of_view
-from sa2va_dpo.datasets.ground_truth import patient_of
-from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
+from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of
+from sa2va_dpo.datasets.mask_io import list_images, read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import digest_of_array
 
 from .state import Labelled
@@ -75,3 +78,25 @@ def name_some(found: dict[str, str], most: int = 3) -> str:
     """The first of :func:`shared_with`'s findings, for one line."""
     some = [f'{path} ({why})' for path, why in list(found.items())[:most]]
     return ', '.join(some) + (f' and {len(found) - most} more' if len(found) > most else '')
+
+
+def named_in(root: Path, name: str) -> list[str]:
+    """The images of an annotation file that may be missing, or list nothing; training says what is wrong with one."""
+    if not (root / name).is_file():
+        return []
+    entries = read_json(root / name, 'generate the pairs again', kind=list)
+    return [str(resolve(root, entry['image'])) for entry in entries if isinstance(entry, dict) and entry.get('image')]
+
+
+def matched(images: str, gt: str) -> list[Labelled]:
+    """The images of a folder with their ground truth; those without are named and left out.
+
+    Raises:
+        InputError: none has any.
+    """
+    found, missing = match_ground_truth(list_images(Path(images)), Path(gt))
+    for image in missing:
+        print(f'no ground truth for {image}: skipped')
+    if not found:
+        raise InputError(f'{images}: no image has ground truth of the same stem in {gt}: check the two folders')
+    return [Labelled(str(image), str(mask)) for image, mask in found]

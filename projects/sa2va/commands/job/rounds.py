@@ -4,11 +4,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json, write_text
+from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
 
+from .images import name_some, shared_with
 from .settings import PAIRS_FILE, JobSettings
-from .state import JobState
+from .state import JobState, Labelled
 from .talk import say
 
 CONFIG, LIST = 'training_config.py', 'unlabelled.txt'
@@ -18,6 +21,26 @@ CELLS = 8
 
 class PeopleWanted(Exception):
     """Training waits for picks, and nobody is to be waited for here."""
+
+
+def unlabelled_images(settings: JobSettings, state: JobState) -> list[str]:
+    """The images of ``--unlabelled`` without those that the test or validation knows, by patient or by picture.
+
+    Raises:
+        InputError: none is left.
+    """
+    assert settings.unlabelled is not None
+    found = [Labelled(str(path.resolve()), '') for path in list_images(Path(settings.unlabelled))]
+    held_out = [*(item.image for item in state.test), *state.validation]
+    shared = shared_with(found, held_out, settings.group_regex)
+    if shared:
+        print(f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: {name_some(shared)}',
+              flush=True)
+    rest = [item.image for item in found if item.image not in shared]
+    if not rest:
+        raise InputError(f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images of '
+                         'other patients')
+    return rest
 
 
 def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import read_json
 from sa2va_dpo.datasets.annotations import read_pairs, read_segs, resolve
-from sa2va_dpo.datasets.ground_truth import match_ground_truth, patient_of, split_by_group
-from sa2va_dpo.datasets.mask_io import list_images
+from sa2va_dpo.datasets.ground_truth import patient_of, split_by_group
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
 
-from .images import name_some, shared_with
+from .images import matched, name_some, named_in, shared_with
+from .rounds import unlabelled_images
 from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
 from .state import JobState, Labelled
 from .talk import say
@@ -34,7 +33,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     else:
         _beside_pairs(settings, state)
     if settings.unlabelled is not None:
-        state.unlabelled = _unlabelled(settings, state)
+        state.unlabelled = unlabelled_images(settings, state)
     return state
 
 
@@ -45,15 +44,15 @@ def _split(settings: JobSettings, state: JobState) -> None:
         say(f'drawing the demo set (seed {settings.seed}) in {demo}')
         write_dataset(demo, style='demo', seed=settings.seed, n=DEMO_IMAGES, size=512)
         images, gt = str(demo / 'images'), str(demo / 'masks')
-    matched = _matched(images, gt)
+    pool = matched(images, gt)
 
     def patient(item: Labelled) -> str:
         return patient_of(Path(item.image).stem, settings.group_regex)
 
-    train, test = split_by_group(matched, settings.test_fraction, settings.seed, key=patient)
+    train, test = split_by_group(pool, settings.test_fraction, settings.seed, key=patient)
     if len({patient(item) for item in train}) < 2:
-        patients = len({patient(item) for item in matched})
-        raise InputError(f'{images}: {len(matched)} images with ground truth of {patients} patients leave one patient beside the '
+        patients = len({patient(item) for item in pool})
+        raise InputError(f'{images}: {len(pool)} images with ground truth of {patients} patients leave one patient beside the '
                          'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
                          'with --group_regex')
     # As the generator draws them from the same list.
@@ -73,14 +72,14 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
     known = {str(resolve(root, record.image)): None for record in pairs}
     state.images = list({record.image: Labelled(str(resolve(root, record.image)), str(resolve(root, record.gt_mask)))
                          for record in pairs if record.gt_mask is not None}.values())
-    known.update(dict.fromkeys(path for name in (VAL_FILE, VAL_PAIRS_FILE) for path in _named_in(root, name)))
+    known.update(dict.fromkeys(path for name in (VAL_FILE, VAL_PAIRS_FILE) for path in named_in(root, name)))
     state.test_prompt = settings.prompt or pairs[0].prompt
     if settings.test_from == 'annotations':
         test = [Labelled(str(resolve(root, record.image)), str(resolve(root, record.mask)))
                 for record in read_segs(root / TEST_FILE, root)]
     else:
         assert settings.images is not None and settings.gt is not None, 'the settings name both'
-        test = _matched(settings.images, settings.gt)
+        test = matched(settings.images, settings.gt)
     if settings.test_from == 'rest':
         state.test = _without_known(test, known, settings)
         return
@@ -90,43 +89,6 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
         raise InputError(f'{where}: {len(shared)} of {len(test)} test images are in the pairs or their validation: {name_some(shared)}: '
                          'test on images of other patients, or tell patients apart with --group_regex')
     state.test = test
-
-
-def _unlabelled(settings: JobSettings, state: JobState) -> list[str]:
-    """The images of ``--unlabelled`` without those that the test or validation knows, by patient or by picture.
-
-    Raises:
-        InputError: none is left.
-    """
-    assert settings.unlabelled is not None
-    found = [Labelled(str(path.resolve()), '') for path in list_images(Path(settings.unlabelled))]
-    held_out = [*(item.image for item in state.test), *state.validation]
-    shared = shared_with(found, held_out, settings.group_regex)
-    if shared:
-        print(f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: {name_some(shared)}',
-              flush=True)
-    rest = [item.image for item in found if item.image not in shared]
-    if not rest:
-        raise InputError(f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images of '
-                         'other patients')
-    return rest
-
-
-def _named_in(root: Path, name: str) -> list[str]:
-    """The images of an annotation file that may be missing, or list nothing; training says what is wrong with one."""
-    if not (root / name).is_file():
-        return []
-    entries = read_json(root / name, 'generate the pairs again', kind=list)
-    return [str(resolve(root, entry['image'])) for entry in entries if isinstance(entry, dict) and entry.get('image')]
-
-
-def _matched(images: str, gt: str) -> list[Labelled]:
-    matched, missing = match_ground_truth(list_images(Path(images)), Path(gt))
-    for image in missing:
-        print(f'no ground truth for {image}: skipped')
-    if not matched:
-        raise InputError(f'{images}: no image has ground truth of the same stem in {gt}: check the two folders')
-    return [Labelled(str(image), str(mask)) for image, mask in matched]
 
 
 def _without_known(test: list[Labelled], known, settings: JobSettings) -> list[Labelled]:

@@ -127,3 +127,18 @@ def test_empty_validation_pairs_are_no_obstacle(tmp_path, write_pairs, settings_
     root = write_pairs(tmp_path / 'pairs', ['a', 'b'], ['c'], ['d'])
     (root / 'dpo_annotations_val.json').write_text(json.dumps([]))
     assert stems(split.run(settings_of('--pairs', root), JobState()).test) == {'d'}
+
+
+def test_an_unlabelled_image_that_the_test_or_validation_knows_is_kept_out(tmp_path, write_folders, settings_of, in_an_empty_folder, capsys):
+    names = list('abcdefgh')
+    images, gt = write_folders(tmp_path / 'mine', [(name, index) for index, name in enumerate(names)])
+    flags = ('--images', images, '--gt', gt)
+    state = split.run(settings_of(*flags), JobState())
+    tested, validated, trained = (sorted(stems(part))[0] for part in (state.test, state.validation, state.training))
+    # A copy of a test picture, the other eye of a validation patient, a copy of a training picture, a new one.
+    more, _ = write_folders(tmp_path / 'more', [('copy', names.index(tested)), (f'{validated}_L', 90), ('known', names.index(trained)),
+                                                ('new', 91)])
+    again = split.run(settings_of(*flags, '--unlabelled', more), JobState())
+    assert stems(again.unlabelled) == {'known', 'new'} and again.test == state.test
+    said = capsys.readouterr().out
+    assert 'kept out of --unlabelled: 2 of 4' in said and 'copy.png (same picture as' in said and f'{validated}_L.png (same patient as' in said
