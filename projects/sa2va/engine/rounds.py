@@ -199,9 +199,10 @@ class RoundsHook(Hook):
                               metric_after=after)
                 decisions = [r['decision'] for r in self.state.rounds]
                 if self.guard.exhausted(decisions) and number + 1 < self.settings.count:
-                    self.state.ended = (f'round {number} lowered {self.guard.metric} as {self.guard.patience - 1} '
-                                        'before it did, so '
-                                        f'the run ends at iteration {runner.iter} with what it had before them')
+                    first = number - self.guard.patience + 1
+                    what = f'round {number}' if first == number else f'each of the rounds {first} to {number}'
+                    self.state.ended = (f'{what} lowered {self.guard.metric}: the run ends at iteration {runner.iter} with '
+                                        'what it had before')
                 runner.logger.info(f'round {number}: {self.guard.metric} {record["metric"]:.4f} before, {after:.4f} '
                                    'after: '
                                    f'{record["decision"]}')
