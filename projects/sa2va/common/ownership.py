@@ -17,7 +17,6 @@ import json
 import os
 import secrets
 import shlex
-import shutil
 import socket
 import sys
 import time
@@ -27,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from .errors import InputError
-from .files import make_directory, read_json, remove_leftovers, write_json, writing
+from .files import make_directory, read_json, remove, remove_leftovers, write_json, writing
 from .processes import rank, world_size
 
 RECORD, LOCK = 'owner.json', '.owner.lock'
@@ -234,14 +233,9 @@ def clear(folder: str | os.PathLike) -> str:
     patterns = [*record.get('ours', ()), *(p for guest in record.get('guests', {}).values() for p in guest.get('ours', ()))]
     _check_patterns(patterns)
     found = _matches(folder, patterns)
-    with writing(folder):
-        for path in found:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        # Last: a kill on the way leaves files that are still known as ours.
-        (folder / RECORD).unlink(missing_ok=True)
+    # The record last: a kill on the way leaves files that are still known as ours.
+    for path in (*found, folder / RECORD):
+        remove(path)
     names = [path.name + '/' * (not path.suffix) for path in found]
     return (f'{folder}: removed what a run of kind {record.get("kind")}, begun {record.get("since")}, left there: '
             + (', '.join(names[:8]) or 'nothing') + (f' and {len(names) - 8} more' if len(names) > 8 else ''))

@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import write_text
 
 from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
@@ -131,9 +132,7 @@ def save(cfg: Config, path: str | os.PathLike) -> None:
     if cfg.get('resume'):
         names.discard('load_from')
     kept = Config({name: value for name, value in cfg.to_dict().items() if name in names})
-    temporary = f'{path}.part.py'
-    kept.dump(temporary)
-    os.replace(temporary, path)
+    write_text(path, kept.pretty_text)
 
 
 def test_source(cfg: Config) -> tuple[dict, str]:

@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_json, read_json, write_json, writing
+from sa2va_dpo.common.files import hash_json, read_json, remove, write_json
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
 
@@ -90,8 +89,4 @@ def clear(work_dir: Path, foreign: bool) -> None:
     if found:
         print(f'{work_dir}: removing what an earlier job left there: ' + ', '.join(path.name for path in found), flush=True)
     for path in found:
-        with writing(path):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        remove(path)

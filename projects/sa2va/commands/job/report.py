@@ -1,6 +1,7 @@
 """Stage 6: the exported model is tested; summary and verdict."""
 from __future__ import annotations
 
+from sa2va_dpo.common.errors import NOT_BETTER
 from sa2va_dpo.common.files import write_json
 
 from .folder import SUMMARY, TRAINING
@@ -10,7 +11,6 @@ from .settings import JobSettings
 from .state import JobState
 from .talk import say
 
-NOT_BETTER = 3  # exit code: trained, but validation Dice did not rise
 METRICS = ('dice', 'iou', 'precision', 'recall', 'cldice')
 
 

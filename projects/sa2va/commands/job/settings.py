@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sa2va_dpo.common.bundled import bundled, config_path
+from sa2va_dpo.common.bundled import bundled, bundled_checkpoint, config_path
 from sa2va_dpo.common.errors import InputError
 
-TINY_CHECKPOINT = 'projects/sa2va/assets/tiny_sa2va'
 CONFIGS = 'projects/sa2va/configs'
 GUIDE_MODEL = 'models/sa2va_vessel_hf'
 GUIDE_IMAGES = 'data/merged_vessel_data/images'
@@ -106,7 +105,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     _check_numbers(args)
     pairs = _pairs(args)
     images, gt, test_from = _test_images(args, pairs)
-    model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else bundled(TINY_CHECKPOINT))
+    model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else bundled_checkpoint())
     return JobSettings(
         model=model, images=images, gt=gt, pairs=pairs, test_from=test_from, config=args.config or _config(model, args),
         work_dir=Path(args.work_dir), sam_size=_sam_size(args.sam_size), gpus=args.gpus, seed=args.seed, prompt=args.prompt,
@@ -210,7 +209,7 @@ def _judge(args: argparse.Namespace, pairs: str | None) -> str:
 
 def _config(model: str, args: argparse.Namespace) -> str:
     name = 'sa2va_dpo_vessel'
-    if Path(model).resolve() == Path(bundled(TINY_CHECKPOINT)).resolve():
+    if Path(model).resolve() == Path(bundled_checkpoint()).resolve():
         # The study's term for the policy's own candidates, with people or a vote for the judge (docs/when.md).
         name += '_tiny_own' if args.no_gt_candidate or args.unlabelled else '_tiny'
     return bundled(f'{CONFIGS}/{name}.py')

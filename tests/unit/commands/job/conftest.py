@@ -1,12 +1,14 @@
 """Folders of small pictures, pairs made of them, and settings from a command line."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sa2va_dpo.commands.job.flags import build_parser
-from sa2va_dpo.commands.job.settings import TINY_CHECKPOINT, settings_from
+from sa2va_dpo.commands.job.settings import settings_from
+from sa2va_dpo.common.bundled import bundled_checkpoint
 
 
 @pytest.fixture
@@ -15,7 +17,7 @@ def in_an_empty_folder(tmp_path, monkeypatch, repo_root):
     link = tmp_path / 'projects'
     link.symlink_to(repo_root / 'projects')
     monkeypatch.chdir(tmp_path)
-    assert (tmp_path / TINY_CHECKPOINT).is_dir()
+    assert Path(bundled_checkpoint()) == Path('projects/sa2va/assets/tiny_sa2va') and Path(bundled_checkpoint()).is_dir()
     return tmp_path
 
 
