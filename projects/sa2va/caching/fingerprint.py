@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -17,14 +17,17 @@ def weights_digest(policy: nn.Module, prefixes: Sequence[str]) -> str:
 
     Adapters are at zero before training and switched off in the reference, so that the digest is the start's.
     """
-    total = hashlib.sha256()
     tensors = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
-    for name in sorted(tensors):
-        plain = name.replace('.base_layer.', '.')
-        if 'lora_' in name or not plain.startswith(tuple(prefixes)):
-            continue
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f'{plain} {tensor.dtype} {list(tensor.shape)}'.encode())
+    named = ((name.replace('.base_layer.', '.'), tensors[name]) for name in sorted(tensors) if 'lora_' not in name)
+    return tensors_digest((plain, tensor) for plain, tensor in named if plain.startswith(tuple(prefixes)))
+
+
+def tensors_digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """SHA-256, hex, of names, dtypes, shapes and values, in the order given."""
+    total = hashlib.sha256()
+    for name, tensor in named:
+        tensor = tensor.detach().cpu().contiguous()
+        total.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
         # bfloat16 has no numpy equivalent; its bytes do. reshape: views of a scalar cannot change the element size.
         total.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()

@@ -1,20 +1,19 @@
 """One round's pairs, mined from the policy as it is, in the processes that train it."""
 from __future__ import annotations
 
-import hashlib
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
 import numpy as np
-import torch
 from torch import nn
 
+from sa2va_dpo.caching.fingerprint import tensors_digest
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
 from sa2va_dpo.datasets.samples import SampleMaker
+from sa2va_dpo.models.trainable import in_eval_mode
 from sa2va_dpo.preferences.candidate_set import make_candidates
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement
@@ -65,27 +64,7 @@ class Mined:
 
 def policy_digest(model: nn.Module) -> str:
     """Of the values of all trained tensors: which state of the policy made the candidates."""
-    total = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if parameter.requires_grad:
-            tensor = parameter.detach().cpu().contiguous()
-            total.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
-            # bfloat16 has no numpy equivalent; its bytes do.
-            total.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return total.hexdigest()
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model predicts as in validation; what was training before is training after."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    return tensors_digest(sorted((name, p) for name, p in model.named_parameters() if p.requires_grad))
 
 
 class RoundMiner:

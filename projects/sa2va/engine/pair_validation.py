@@ -13,6 +13,7 @@ from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
 from sa2va_dpo.models.losses import combined_loss
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
+from sa2va_dpo.models.trainable import in_eval_mode
 
 from .hooks import HISTORY_FILE
 
@@ -88,7 +89,6 @@ class PairValidationHook(Hook):
                 if self.start is not None and name in self.start:
                     metrics[f'reference/{name}'] = self.start[name]
 
-    @torch.no_grad()
     def measure(self, model: Sa2VADPOModel, at_start: bool) -> dict[str, float]:
         """The pair metrics of the policy as it is now; the same on every process.
 
@@ -98,30 +98,29 @@ class PairValidationHook(Hook):
         if self._version != model.reference_version:
             self._version = model.reference_version
             self._reference.clear()
-        training, device = model.training, next(model.parameters()).device
-        model.eval()
+        device = next(model.parameters()).device
         names = [name for name in PAIR_METRICS if name != 'drift_outside' or model.preference.use_reference]
         sums = torch.zeros(len(names) + 2, dtype=torch.float64)
-        for index in range(get_rank(), len(self.dataset), get_world_size()):
-            data = model.data_preprocessor(dpo_collate([self.dataset[index]], model.checkpoint), False)
-            low_res = model.policy(data['batch']).low_res.float()
-            reference = None
-            if model.preference.use_reference:
-                if index not in self._reference:
-                    first = low_res if at_start else model.reference_low_res(data['batch'])
-                    self._reference[index] = first.cpu()
-                reference = upsample_logits(self._reference[index].to(device), model.score_size)
-            chosen, rejected = (data[side].float() / 255 for side in ('chosen', 'rejected'))
-            result = combined_loss(model.preference, upsample_logits(low_res, model.score_size), reference, chosen, rejected,
-                                   gaps=data['gaps'], image_index=data['image_index'])
-            values = torch.stack([result[PAIR_METRICS[name]].double().cpu() for name in names])
-            count = torch.full_like(values, len(chosen))
-            count[names.index('saturation')] = 1
-            sums[:-2] += values * count
-            sums[-2:] += torch.tensor([len(chosen), 1.0])
+        with in_eval_mode(model):
+            for index in range(get_rank(), len(self.dataset), get_world_size()):
+                data = model.data_preprocessor(dpo_collate([self.dataset[index]], model.checkpoint), False)
+                low_res = model.policy(data['batch']).low_res.float()
+                reference = None
+                if model.preference.use_reference:
+                    if index not in self._reference:
+                        first = low_res if at_start else model.reference_low_res(data['batch'])
+                        self._reference[index] = first.cpu()
+                    reference = upsample_logits(self._reference[index].to(device), model.score_size)
+                chosen, rejected = (data[side].float() / 255 for side in ('chosen', 'rejected'))
+                result = combined_loss(model.preference, upsample_logits(low_res, model.score_size), reference, chosen, rejected,
+                                       gaps=data['gaps'], image_index=data['image_index'])
+                values = torch.stack([result[PAIR_METRICS[name]].double().cpu() for name in names])
+                count = torch.full_like(values, len(chosen))
+                count[names.index('saturation')] = 1
+                sums[:-2] += values * count
+                sums[-2:] += torch.tensor([len(chosen), 1.0])
         sums = sums.to(device if device.type == 'cuda' else 'cpu')
         all_reduce(sums)
-        model.train(training)
         totals = dict(zip(names, sums[:-2].tolist()))
         pairs, images = sums[-2:].tolist()
         means = {name: total / (images if name == 'saturation' else pairs) for name, total in totals.items()}

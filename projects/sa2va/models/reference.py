@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .trainable import adapters_disabled, lora_layers
+from .trainable import adapters_disabled, in_eval_mode, lora_layers
 
 REFERENCES = ('none', 'initial', 'copy', 'stored')
 _SNAPSHOT = 'snapshot_'
@@ -63,14 +63,8 @@ class InitialPolicyReference(nn.Module):
         live = dict(policy.named_parameters())
         # DeepSpeed casts parameters to bf16 but leaves buffers in float32; the layers need one dtype.
         snapshot = {name: tensor.to(live[name].dtype) for name, tensor in self._snapshot().items()}
-        was_training = [module for module in policy.modules() if module.training]
-        policy.eval()
-        try:
-            with nullcontext() if self.adapters_on else adapters_disabled(policy):
-                return functional_call(policy, snapshot, (batch,))
-        finally:
-            for module in was_training:
-                module.training = True
+        with in_eval_mode(policy), nullcontext() if self.adapters_on else adapters_disabled(policy):
+            return functional_call(policy, snapshot, (batch,))
 
     def reset(self, policy: nn.Module) -> None:
         """From now on the reference is the policy as it is now."""

@@ -204,6 +204,19 @@ def lora_layers(policy: nn.Module) -> list[tuple[str, BaseTunerLayer]]:
 
 
 @contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model predicts as in validation, without gradient; what was training before is training after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def adapters_disabled(policy: nn.Module) -> Iterator[None]:
     """Switch every LoRA adapter off inside the block: the base weights alone answer.
 

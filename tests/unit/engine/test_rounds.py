@@ -9,11 +9,12 @@ from mmengine.config import Config
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.engine.guard import KEPT, TAKEN_BACK, Guard
-from sa2va_dpo.engine.mining import in_eval_mode, policy_digest
+from sa2va_dpo.engine.mining import policy_digest
 from sa2va_dpo.engine.round_images import held_out_images, labelled_images, unlabelled_images, without_known
 from sa2va_dpo.engine.round_settings import RoundSettings, boundaries
 from sa2va_dpo.engine.round_state import RoundState
 from sa2va_dpo.engine.rounds import install_rounds
+from sa2va_dpo.models.trainable import in_eval_mode
 
 PROMPT = '<image>Please segment the blood vessels.'
 
