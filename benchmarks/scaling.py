@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     import torch
 
-    from sa2va_dpo.datasets.annotations import write_json
+    from sa2va_dpo.common.files import write_json
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

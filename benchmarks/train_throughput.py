@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from benchmarks.speed.measure import matmul_peak
-    from sa2va_dpo.datasets.annotations import write_json
+    from sa2va_dpo.common.files import write_json
 
     name = args.dtype or ('bfloat16' if args.device.startswith('cuda') else 'float32')
     dtype, out = getattr(torch, name), Path(args.out)

@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS, MODELS
 from sa2va_dpo.common.errors import InputError, setting
 from sa2va_dpo.common.processes import local_rank, local_world_size, pick_device, world_size
 from sa2va_dpo.common.tensor_store import CacheStore, evict, size_of
+from sa2va_dpo.datasets.annotations import VAL_PAIRS_FILE
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.models.run_model import Sa2VARunModel
@@ -147,7 +148,7 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
     wishes: list[Wish] = [(view, tuple(names)) for view in train.views()]
     for hook in cfg.get('custom_hooks') or []:
         if hook.get('type') == 'PairValidationHook':
-            pairs = train.validation_pairs(hook.get('ann_file', 'dpo_annotations_val.json'))
+            pairs = train.validation_pairs(hook.get('ann_file', VAL_PAIRS_FILE))
             wishes += [(view, tuple(names)) for view in (pairs.views() if pairs else [])]
     # The reference's masks of validation images are those of the start, which are measured once.
     without_reference = tuple(name for name in names if name != 'reference_low_res')

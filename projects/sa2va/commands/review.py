@@ -8,6 +8,7 @@ from sa2va_dpo.common import signals
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_json
+from sa2va_dpo.datasets.annotations import PAIRS_FILE
 
 _LISTED = 20
 
@@ -18,7 +19,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                     'best of several masks. Then --merge.')
     add = parser.add_argument
     add('--data_root', required=True, help='folder that scripts/generate_dpo_dataset.py wrote')
-    add('--ann_file', default='dpo_annotations.json', help='pairs in that folder (default %(default)s)')
+    add('--ann_file', default=PAIRS_FILE, help='pairs in that folder (default %(default)s)')
     add('--reviewer', required=True, nargs='+', metavar='NAME',
         help='who decides, in any script; several names with --merge, two with --export')
     what = parser.add_mutually_exclusive_group()

@@ -12,6 +12,9 @@ from typing import Any, Sequence
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json, write_json
 
+# What a data root's lists are called: pairs for training and validation; images with masks for validation and the test.
+PAIRS_FILE, VAL_PAIRS_FILE = 'dpo_annotations.json', 'dpo_annotations_val.json'
+VAL_FILE, TEST_FILE = 'val_annotations.json', 'test_annotations.json'
 _PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask', 'field_of_view')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
 # Differences of scores below this are noise of floating point: 0.85 - 0.80 is 0.04999999999999993.
@@ -67,6 +70,12 @@ class SegRecord:
     mask: str
     prompt: str
     field_of_view: str | None = None
+
+
+def has_records(path: str | os.PathLike) -> bool:
+    """Whether an annotation file is there and lists something, without checking what; a damaged one counts as listing."""
+    path = Path(path)
+    return path.is_file() and path.read_text(encoding='utf-8').strip() != '[]'
 
 
 def resolve(data_root: str | os.PathLike, relative: str) -> Path:

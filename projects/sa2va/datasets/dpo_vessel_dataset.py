@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file
 
-from .annotations import PairRecord, reaches_gap, read_pairs, resolve
+from .annotations import PAIRS_FILE, PairRecord, has_records, reaches_gap, read_pairs, resolve
 from .draws import choose_in_turn, rng_of
 from .mask_io import read_image_rgb, read_mask
 from .samples import SampleMaker, View
@@ -45,7 +45,7 @@ class DPOVesselDataset(Dataset):
         ValueError: ``cache`` together with ``brightness``.
     """
 
-    def __init__(self, data_root: str, preprocessor: str, ann_file: str = 'dpo_annotations.json',
+    def __init__(self, data_root: str, preprocessor: str, ann_file: str = PAIRS_FILE,
                  score_size: int | None = None, pairs_per_image: int | None = 4, min_iou_gap: float = 0.0,
                  flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0, cache: dict[str, str] | None = None) -> None:
         if cache and brightness:
@@ -95,7 +95,7 @@ class DPOVesselDataset(Dataset):
             None where there is no such file, or no pair in it (the generator held no patient out).
         """
         path = self.data_root / ann_file
-        if not path.is_file() or path.read_text(encoding='utf-8').strip() == '[]':
+        if not has_records(path):
             return None
         return DPOVesselDataset(str(self.data_root), self.preprocessor, ann_file=ann_file, score_size=self.score_size,
                                 pairs_per_image=None, cache=self.cache)

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from sa2va_dpo.common.files import hash_file
 
+from .annotations import has_records
 from .dpo_vessel_dataset import DPOVesselDataset
 from .draws import Draw
 from .mask_io import read_image_rgb
@@ -66,7 +67,7 @@ class RoundPairs(Dataset):
     def validation_pairs(self, ann_file: str) -> DPOVesselDataset | None:
         """See :meth:`DPOVesselDataset.validation_pairs`."""
         path = self.data_root / ann_file
-        if not path.is_file() or path.read_text(encoding='utf-8').strip() == '[]':
+        if not has_records(path):
             return None
         return DPOVesselDataset(str(self.data_root), self.preprocessor, ann_file=ann_file, pairs_per_image=None,
                                 score_size=self.settings.get('score_size'), cache=self.settings.get('cache'))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
 
-from .annotations import read_segs, resolve
+from .annotations import VAL_FILE, read_segs, resolve
 from .draws import rng_of
 from .field_of_view import find_field_of_view
 from .ground_truth import check_sizes, match_ground_truth
@@ -39,7 +39,7 @@ class AnnotatedMasks(Dataset):
         InputError: the file or one of its records is bad, or a mask has another size than its image.
     """
 
-    def __init__(self, data_root: str, ann_file: str = 'val_annotations.json') -> None:
+    def __init__(self, data_root: str, ann_file: str = VAL_FILE) -> None:
         self.data_root = Path(data_root)
         self.records = read_segs(self.data_root / ann_file, self.data_root)
         check_sizes([(resolve(self.data_root, record.image), resolve(self.data_root, record.mask)) for record in self.records])

@@ -17,6 +17,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_text
+from sa2va_dpo.datasets.annotations import VAL_FILE
 
 from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
@@ -152,11 +153,11 @@ def test_source(cfg: Config) -> tuple[dict, str]:
         same = val is not None and val.get('source') == source
         used = ', which validation used, too: it chose the checkpoint' if same else ''
         return test, f'images: the data set of the config{used}'
-    path = Path(source.data_root) / source.get('ann_file', 'val_annotations.json')
+    path = Path(source.data_root) / source.get('ann_file', VAL_FILE)
     if _has_records(path):
         return test, f'images: {path}, held out from training and validation'
     # Beside the test images: a config without validation names no other place.
-    fallback = path.with_name(((val or {}).get('source') or {}).get('ann_file', 'val_annotations.json'))
+    fallback = path.with_name(((val or {}).get('source') or {}).get('ann_file', VAL_FILE))
     if not _has_records(fallback):
         raise InputError(f'{path}: no test images, and no validation images in {fallback}: make them with '
                          f'scripts/generate_dpo_dataset.py (--test_fraction, --val_fraction), or name others with '
@@ -247,9 +248,9 @@ def _without_validation(cfg: Config) -> list[str]:
         source = (loader.get('dataset') or {}).get('source') or {}
         if source.get('type') != 'AnnotatedMasks' or not Path(source.get('data_root', '')).is_dir():
             return []
-        name = source.get('ann_file', 'val_annotations.json')
+        name = source.get('ann_file', VAL_FILE)
         # A file that the user named and that is missing is a mistake, which the data set reports.
-        if name != 'val_annotations.json' or _has_records(Path(source.data_root) / name):
+        if name != VAL_FILE or _has_records(Path(source.data_root) / name):
             return []
         reason = f'{Path(source.data_root) / name}: no validation images'
     else:

@@ -11,7 +11,7 @@ from torch import nn
 
 from sa2va_dpo.caching.fingerprint import tensors_digest
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, read_pairs, write_pairs
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.models.trainable import in_eval_mode
 from sa2va_dpo.preferences.candidate_set import make_candidates
@@ -164,7 +164,7 @@ class RoundMiner:
         if decided < wanted:
             raise PicksWanted(root, decided, wanted)
         records = picks_to_records(root, picks)
-        write_pairs(root / 'dpo_annotations.json', records)
+        write_pairs(root / PAIRS_FILE, records)
         usable = len({record.image for record in records})
         mined.record['unlabelled'] = dict(images=len(images), pairs=len(records), usable_share=usable / len(images),
                                           diversity=report['diversity'], picks=pick_statistics(picks))
@@ -205,7 +205,7 @@ def _statistics(report: Mapping, root: Path, scored: bool) -> dict[str, Any]:
         record.update({name: report[name] for name in ('greedy_score', 'best_score')})
     if report['chosen_agrees_with_ground_truth'] is not None:
         chosen: dict[str, list[float]] = {}
-        for pair in read_pairs(root / 'dpo_annotations.json', root):
+        for pair in read_pairs(root / PAIRS_FILE, root):
             chosen.setdefault(pair.image, []).append(pair.chosen_iou)
         record.update(greedy_iou=report['greedy_iou'], best_iou=report['best_candidate_iou'],
                       chosen_iou=float(np.mean([np.mean(ious) for ious in chosen.values()])))

@@ -9,6 +9,7 @@ from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from sa2va_dpo.datasets.annotations import VAL_PAIRS_FILE
 from sa2va_dpo.datasets.dpo_vessel_dataset import DPOVesselDataset, dpo_collate
 from sa2va_dpo.models.losses import combined_loss
 from sa2va_dpo.models.sa2va import upsample_logits
@@ -51,7 +52,7 @@ class PairValidationHook(Hook):
     # Before mmengine's RuntimeInfoHook, which hands the metrics to the loggers.
     priority = 'HIGHEST'
 
-    def __init__(self, ann_file: str = 'dpo_annotations_val.json') -> None:
+    def __init__(self, ann_file: str = VAL_PAIRS_FILE) -> None:
         self.ann_file = ann_file
         self.dataset: DPOVesselDataset | None = None
         self.start: dict[str, float] | None = None

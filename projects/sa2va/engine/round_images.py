@@ -6,13 +6,13 @@ from typing import Iterable, Mapping, Sequence
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file, read_json
-from sa2va_dpo.datasets.annotations import read_pairs, read_segs, resolve
+from sa2va_dpo.datasets.annotations import TEST_FILE, VAL_FILE, has_records, read_pairs, read_segs, resolve
 from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth
 from sa2va_dpo.datasets.mask_io import list_images
 
 Labelled = list[tuple[Path, Path]]  # image and mask
 # Lists of a data root whose images judge the run: nothing of them may be trained on.
-HELD_OUT = ('val_annotations.json', 'test_annotations.json')
+HELD_OUT = (VAL_FILE, TEST_FILE)
 
 
 def labelled_images(source: str | Mapping[str, str] | None, data_root: str | Path) -> Labelled:
@@ -88,7 +88,7 @@ def held_out_images(data_root: str | Path) -> dict[str, Labelled]:
     root, found = Path(data_root), {}
     for name in HELD_OUT:
         path = root / name
-        if path.is_file() and path.read_text(encoding='utf-8').strip() != '[]':
+        if has_records(path):
             found[name] = [(resolve(root, record.image), resolve(root, record.mask))
                            for record in read_segs(path, root)]
     return found

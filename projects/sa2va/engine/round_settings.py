@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.preferences.config import GenerateConfig
 
@@ -50,7 +51,7 @@ class RoundSettings:
     judge: str = 'iou'
     unlabelled: str | None = None
     unlabelled_gt: str | None = None
-    labelled: str | Mapping[str, str] | None = 'dpo_annotations.json'
+    labelled: str | Mapping[str, str] | None = PAIRS_FILE
     labelled_share: float = 0.5
     include_gt: bool = True
     num_samples: int = 6

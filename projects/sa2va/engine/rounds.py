@@ -25,6 +25,7 @@ from mmengine.registry import HOOKS
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import make_directory, publish, remove
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE
 from sa2va_dpo.datasets.seg_dataset import preprocessor_of
 from sa2va_dpo.models.checkpoint import read_trained_tensors
 
@@ -74,7 +75,7 @@ def install_rounds(cfg: Config) -> list[str]:
     if settings.unlabelled is not None and not unlabelled:
         raise InputError(f'rounds.unlabelled: {settings.unlabelled}: every image there is a labelled one: set '
                          'rounds.unlabelled=None')
-    check = held_out.get('val_annotations.json', [])
+    check = held_out.get(VAL_FILE, [])
     data.pop('ann_file', None)
     cfg.train_dataloader.dataset = dict(
         data, type='RoundPairs', labelled_images=[str(image) for image, _ in labelled], prompt=settings.prompt,
@@ -328,7 +329,7 @@ class RoundsHook(Hook):
             return False
         record = self.state.rounds[number]
         return record['policy'] == policy_digest(bare_model(runner.model)) and all(
-            root is None or (Path(runner.work_dir) / root / 'dpo_annotations.json').is_file()
+            root is None or (Path(runner.work_dir) / root / PAIRS_FILE).is_file()
             for root in record['data'].values())
 
     def _checkpoint_hook(self, runner) -> ExactCheckpointHook:

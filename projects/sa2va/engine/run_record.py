@@ -15,6 +15,7 @@ from sa2va_dpo.common.errors import InputError, log_tracebacks_to
 from sa2va_dpo.common.files import directory_hashes, hash_file, read_json
 from sa2va_dpo.common.processes import rank
 from sa2va_dpo.common.signals import go_on
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE, VAL_PAIRS_FILE
 
 from .checkpointing import newest_whole
 
@@ -155,9 +156,9 @@ def withdraw(work_dir: str | os.PathLike) -> None:
 
 def _annotation_files(node: Mapping) -> tuple[str, ...]:
     if node.get('type') == 'DPOVesselDataset':
-        name = node.get('ann_file', 'dpo_annotations.json')
-        return name, 'dpo_annotations_val.json'
-    return (node.get('ann_file', 'val_annotations.json'),)
+        name = node.get('ann_file', PAIRS_FILE)
+        return name, VAL_PAIRS_FILE
+    return (node.get('ann_file', VAL_FILE),)
 
 
 def _nodes(value) -> Iterator[Mapping]:

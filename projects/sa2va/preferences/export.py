@@ -7,12 +7,12 @@ from pathlib import Path
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import replacing
 from sa2va_dpo.common.optional import extra
-from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, resolve
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, PairRecord, read_pairs, resolve
 
 ROWS_AT_ONCE = 16  # bounds memory: a row holds the encoded files of an image and two masks
 
 
-def export_parquet(data_root: str | os.PathLike, out: str | os.PathLike, ann_file: str = 'dpo_annotations.json') -> int:
+def export_parquet(data_root: str | os.PathLike, out: str | os.PathLike, ann_file: str = PAIRS_FILE) -> int:
     """Write the pairs of a data root; the file appears whole or not at all.
 
     Columns follow TRL's preference format (``prompt``, ``chosen``, ``rejected``, ``images``) with masks as the answers:

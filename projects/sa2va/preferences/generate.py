@@ -12,7 +12,17 @@ from tqdm import tqdm
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.annotations import PairRecord, SegRecord, write_json, write_pairs, write_segs
+from sa2va_dpo.common.files import write_json
+from sa2va_dpo.datasets.annotations import (
+    PAIRS_FILE,
+    TEST_FILE,
+    VAL_FILE,
+    VAL_PAIRS_FILE,
+    PairRecord,
+    SegRecord,
+    write_pairs,
+    write_segs,
+)
 from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import check_sizes, check_stems, match_ground_truth
 from sa2va_dpo.datasets.mask_io import list_images, read_mask, write_mask
@@ -213,11 +223,11 @@ def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[d
         raise InputError(f'{config.output_dir}: no training pair came out of {len(mined) - len(val_names)} images '
                          f'({report["pairs_dropped_for_gap"]} below --min_iou_gap {config.min_iou_gap}): '
                          'lower --min_iou_gap or raise --num_samples')
-    write_pairs(root.root / 'dpo_annotations.json', [_record(record) for record in train])
+    write_pairs(root.root / PAIRS_FILE, [_record(record) for record in train])
     if val_names:
-        write_pairs(root.root / 'dpo_annotations_val.json', [_record(record) for record in val])
+        write_pairs(root.root / VAL_PAIRS_FILE, [_record(record) for record in val])
     if config.gt_dir is not None:
-        for names, file in ((val_names, 'val_annotations.json'), (test_names, 'test_annotations.json')):
+        for names, file in ((val_names, VAL_FILE), (test_names, TEST_FILE)):
             if names:
                 write_segs(root.root / file, [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names])
     report.update(fingerprint=root.fingerprint, inputs=inputs, made_with=root.made_with)

@@ -9,10 +9,11 @@ from typing import Iterator
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_json, read_json, remove, write_json
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
 
-from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
+from .settings import JobSettings
 from .state import STATE_FILE, JobState
 
 RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'

@@ -6,10 +6,10 @@ from typing import Any
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
-from sa2va_dpo.datasets.annotations import read_pairs, read_segs
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE, read_pairs, read_segs
 from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
 
-from .settings import PAIRS_FILE, VAL_FILE, JobSettings
+from .settings import JobSettings
 from .state import JobState
 from .talk import say
 

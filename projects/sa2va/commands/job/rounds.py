@@ -6,11 +6,12 @@ from typing import Any
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json, write_text
+from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
 
 from .images import name_some, shared_with
-from .settings import PAIRS_FILE, JobSettings
+from .settings import JobSettings
 from .state import JobState, Labelled
 from .talk import say
 

@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 from sa2va_dpo.common.bundled import bundled, bundled_checkpoint, config_path
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.datasets.annotations import PAIRS_FILE, TEST_FILE
 
 CONFIGS = 'projects/sa2va/configs'
 GUIDE_MODEL = 'models/sa2va_vessel_hf'
 GUIDE_IMAGES = 'data/merged_vessel_data/images'
 GUIDE_GT = 'data/merged_vessel_data/masks'
 GUIDE_PAIRS = 'data/dpo_vessel'
-PAIRS_FILE, VAL_PAIRS_FILE = 'dpo_annotations.json', 'dpo_annotations_val.json'
-VAL_FILE, TEST_FILE = 'val_annotations.json', 'test_annotations.json'
 
 # Flags that only the making of pairs reads, and what they are when they are not given.
 MINING: dict[str, Any] = dict(num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25)

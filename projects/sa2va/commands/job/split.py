@@ -4,7 +4,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.annotations import read_pairs, read_segs, resolve
+from sa2va_dpo.datasets.annotations import (
+    PAIRS_FILE,
+    TEST_FILE,
+    VAL_FILE,
+    VAL_PAIRS_FILE,
+    read_pairs,
+    read_segs,
+    resolve,
+)
 from sa2va_dpo.datasets.ground_truth import patient_of, split_by_group
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import split_patients
@@ -12,7 +20,7 @@ from sa2va_dpo.drawn import write_dataset
 
 from .images import matched, name_some, named_in, shared_with
 from .rounds import unlabelled_images
-from .settings import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE, JobSettings
+from .settings import JobSettings
 from .state import JobState, Labelled
 from .talk import say
 
