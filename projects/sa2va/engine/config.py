@@ -17,7 +17,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from sa2va_dpo.common.bundled import config_names, config_path
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_text
-from sa2va_dpo.datasets.annotations import VAL_FILE
+from sa2va_dpo.datasets.annotations import VAL_FILE, has_records
 
 from .facts import FACTS, MISSING, get, put, settle, spell, unsettled
 from .settings import TOP_LEVEL, check_option
@@ -154,11 +154,11 @@ def test_source(cfg: Config) -> tuple[dict, str]:
         used = ', which validation used, too: it chose the checkpoint' if same else ''
         return test, f'images: the data set of the config{used}'
     path = Path(source.data_root) / source.get('ann_file', VAL_FILE)
-    if _has_records(path):
+    if has_records(path):
         return test, f'images: {path}, held out from training and validation'
     # Beside the test images: a config without validation names no other place.
     fallback = path.with_name(((val or {}).get('source') or {}).get('ann_file', VAL_FILE))
-    if not _has_records(fallback):
+    if not has_records(fallback):
         raise InputError(f'{path}: no test images, and no validation images in {fallback}: make them with '
                          f'scripts/generate_dpo_dataset.py (--test_fraction, --val_fraction), or name others with '
                          f'--images and --gt')
@@ -237,10 +237,6 @@ def _covers(key: str, where: tuple) -> bool:
 
 
 # ---- fitting to the data -------------------------------------------------------------------------------------------
-def _has_records(path: Path) -> bool:
-    return path.is_file() and path.read_text(encoding='utf-8').strip() not in ('', '[]')
-
-
 def _without_validation(cfg: Config) -> list[str]:
     """Switch everything of validation off where there are no validation images, or the user wants none."""
     loader = cfg.get('val_dataloader')
@@ -250,7 +246,7 @@ def _without_validation(cfg: Config) -> list[str]:
             return []
         name = source.get('ann_file', VAL_FILE)
         # A file that the user named and that is missing is a mistake, which the data set reports.
-        if name != VAL_FILE or _has_records(Path(source.data_root) / name):
+        if name != VAL_FILE or has_records(Path(source.data_root) / name):
             return []
         reason = f'{Path(source.data_root) / name}: no validation images'
     else:
