@@ -8,8 +8,6 @@ is the test. Figures are those of the last step. Resumable and shareable as ``pr
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -17,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'projects/checkout')]
+
+from benchmarks.study import runs  # noqa: E402
 
 LABELLED = dict(arcade=(8,), chase=(2,), hrf=(2,), demo=(4,))
 
@@ -26,19 +26,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs/labels')
     parser.add_argument('--data', nargs='+', default=['arcade', 'chase', 'hrf'], choices=list(LABELLED))
     parser.add_argument('--labelled', nargs='+', type=int, help='k (default: 8 for arcade, 2 for chase and hrf, 4 for demo)')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument('--groups', nargs='+', default=['main'])
     parser.add_argument('--only', nargs='+', help='only regimes of these names, in this order')
-    parser.add_argument('--steps', type=int)
     parser.add_argument('--base-steps', type=int)
-    parser.add_argument('--lr', type=float)
-    parser.add_argument('--shared', type=Path, default=ROOT.parent / 'shared')
-    parser.add_argument('--device')
-    parser.add_argument('--shard', default='0/1')
-    parser.add_argument('--minutes', type=float, default=float('inf'), help='start no new run after this long')
     parser.add_argument('--began', type=float, help='seconds since the epoch from which --minutes counts (default: now)')
-    parser.add_argument('--prepare', action='store_true', help='only make the images')
-    parser.add_argument('--report', action='store_true', help='only write the report')
+    runs.add_flags(parser)
     return parser.parse_args()
 
 
@@ -49,16 +41,15 @@ def main() -> None:
 
         return report(args.out)
     began = args.began or time.time()
-    import torch
-
     from benchmarks.study.bank import Bank
     from benchmarks.study.bases import TINY, labelled_base
     from benchmarks.study.regimes import BASE_STEPS, Regime, regimes
     from benchmarks.study.rounds import run_regime, score
     from benchmarks.study.splits import prepare_images
+    from sa2va_dpo.common.processes import pick_device
     from sa2va_dpo.models.checkpoint import load_checkpoint
 
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = pick_device(args.device)
     (args.out / 'runs').mkdir(parents=True, exist_ok=True)
     if args.prepare:
         for data in args.data:
@@ -76,7 +67,7 @@ def main() -> None:
             if regime.zero != (k == 0) and regime.steps:
                 continue
             regime = replace(regime, steps=(args.steps or regime.steps) if regime.steps else 0, lr=args.lr or regime.lr)
-            path = args.out / 'runs' / f'{data}-{k}-{seed}-{regime.name.replace(" ", "_").replace("/", "_")}.json'
+            path = runs.path_of(args.out, data, k, seed, regime.name)
             if path.exists() or time.time() - began > 60 * args.minutes:
                 continue
             if bank is None:
@@ -91,10 +82,7 @@ def main() -> None:
             result = dict(data=data, labelled=k, train=len(bank.train), test=len(bank.test), regime=regime.name, seed=seed,
                           rounds=regime.rounds, steps=regime.steps, lr=regime.lr, **result,
                           seconds=round(time.time() - started, 1))
-            temporary = path.with_suffix(f'.{os.getpid()}')
-            temporary.write_text(json.dumps(result))
-            os.replace(temporary, path)
-            print(f'{path.stem}: dice {result["dice"]:.4f} cldice {result["cldice"]:.4f} ({result["seconds"]} s)', flush=True)
+            runs.write(path, result)
 
 
 if __name__ == '__main__':

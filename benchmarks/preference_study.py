@@ -10,8 +10,6 @@ run is one JSON file in OUT/runs and is never repeated. Several processes may sh
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.study import runs  # noqa: E402
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,17 +27,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--data', nargs='+', default=['demo', 'hrf', 'chase'], choices=['demo', 'hrf', 'chase'])
     parser.add_argument('--bases', nargs='+', default=['tiny', 'thick'],
                         help='tiny, thick, or tiny@N for the bundled checkpoint at N px; masks are then scored at N / 2')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument('--groups', nargs='+', default=['main'], choices=['main', 'bounded', 'attempts', 'rates'])
     parser.add_argument('--cells', nargs='+', help='only recipes whose name contains one of these')
-    parser.add_argument('--steps', type=int, help='optimiser steps of every recipe (default: as in the table)')
-    parser.add_argument('--lr', type=float, help='learning rate of every recipe (default: as in the table)')
-    parser.add_argument('--shared', type=Path, default=ROOT.parent / 'shared', help='folder that holds data/hrf, data/chase_db1')
-    parser.add_argument('--device')
-    parser.add_argument('--shard', default='0/1')
-    parser.add_argument('--minutes', type=float, default=float('inf'), help='start no new run after this long')
-    parser.add_argument('--prepare', action='store_true', help='only make the images and the base checkpoints')
-    parser.add_argument('--report', action='store_true', help='only write the report')
+    runs.add_flags(parser)
     return parser.parse_args()
 
 
@@ -76,8 +68,7 @@ def main() -> None:
                 cell = replace(cell, steps=args.steps or cell.steps, lr=args.lr or cell.lr)
             if '@' in base:
                 cell = replace(cell, score_size=int(base.split('@')[1]) // 2)
-            stem = f'{base}-{data}-{seed}-{cell.name.replace(" ", "_").replace("/", "_")}'
-            path = args.out / 'runs' / f'{stem}.json'
+            path = runs.path_of(args.out, base, data, seed, cell.name)
             if path.exists() or time.time() - began > 60 * args.minutes:
                 continue
             if split is None:
@@ -86,10 +77,7 @@ def main() -> None:
             started = time.time()
             result = dict(base=base, data=data, cell=cell.name, seed=seed, steps=cell.steps, lr=cell.lr,
                           **run_cell(cell, split), seconds=round(time.time() - started, 1))
-            temporary = path.with_suffix(f'.{os.getpid()}')
-            temporary.write_text(json.dumps(result))
-            os.replace(temporary, path)
-            print(f'{stem}: dice {result["dice"]:.4f} cldice {result["cldice"]:.4f} ({result["seconds"]} s)', flush=True)
+            runs.write(path, result)
     if count == 1:
         from benchmarks.study.report import report
 

@@ -1,13 +1,12 @@
 """Tables, the plot of Dice against clicks, and shares of the labels' value, of the finished runs of ``label_study.py``."""
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 
 from .report import interval
+from .runs import read_all, write_csv
 
 FIELDS = ('data', 'labelled', 'train', 'test', 'seed', 'regime', 'rounds', 'steps', 'lr', 'dice', 'cldice', 'validation', 'clicks',
           'greedy_iou', 'best_iou', 'chosen_iou', 'taken_back', 'mining_seconds', 'seconds')
@@ -17,14 +16,10 @@ def report(out: Path) -> None:
     """``results.csv``, ``results.md`` and ``results.png`` in ``out``."""
     from .regimes import regimes
 
-    rows = [json.loads(path.read_text()) for path in sorted((out / 'runs').glob('*.json'))]
+    rows = read_all(out)
     if not rows:
-        print('no finished run yet')
         return
-    with open(out / 'results.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, FIELDS, extrasaction='ignore')
-        writer.writeheader()
-        writer.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    write_csv(out, FIELDS, [{key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()} for row in rows])
     value = {(r['data'], r['labelled'], r['regime'], r['seed']): r for r in rows}
     twins = {regime.name: regime.twin for regime in regimes()}
     order = ['start', *dict.fromkeys(regime.name for regime in regimes())]

@@ -1,13 +1,12 @@
 """results.csv, results.md (mean and 95 % t interval over seeds) and results.png of the finished runs."""
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from .runs import read_all, write_csv
 from .table import cells
 
 METRICS = ('dice', 'cldice', 'precision', 'recall', 'iou', 'betti0_error', 'betti1_error')
@@ -25,14 +24,10 @@ def interval(values) -> str:
 
 
 def report(out: Path) -> None:
-    rows = [json.loads(path.read_text()) for path in sorted((out / 'runs').glob('*.json'))]
+    rows = read_all(out)
     if not rows:
-        print('no finished run yet')
         return
-    with open(out / 'results.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, ['base', 'data', 'cell', 'seed', *METRICS, *LOGS], extrasaction='ignore')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, ['base', 'data', 'cell', 'seed', *METRICS, *LOGS], rows)
     value = {(r['base'], r['data'], r['cell'], r['seed']): r for r in rows}
     twins = {cell.name: cell.twin for cell in cells()}
     order = ['start', *(cell.name for cell in cells())]
