@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from sa2va_dpo.datasets.annotations import PairRecord, write_pairs
+from sa2va_dpo.review.journal import Journal
+from sa2va_dpo.review.pairs import open_set
 
 
 @pytest.fixture
@@ -25,6 +27,24 @@ def data_root(tmp_path):
         for stem, w, x, low in (('a', 0, 1, 0.6), ('a', 0, 2, 0.5), ('b', 0, 1, 0.4))]
     write_pairs(root / 'dpo_annotations.json', records)
     return root
+
+
+@pytest.fixture
+def review(data_root):
+    return open_set(data_root, 'dpo_annotations.json')
+
+
+@pytest.fixture
+def decide():
+    """(review set, reviewer, decisions in the order of the pairs, None for none) -> nothing; they are in the journal."""
+
+    def write(review, reviewer, decisions):
+        with Journal(review, reviewer) as journal:
+            for pair, decision in zip(review.records, decisions):
+                if decision:
+                    journal.decide(pair, decision)
+
+    return write
 
 
 @pytest.fixture

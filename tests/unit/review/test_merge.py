@@ -14,18 +14,6 @@ from sa2va_dpo.review.merge import joined, merge, record_path
 from sa2va_dpo.review.pairs import open_set
 
 
-@pytest.fixture
-def review(data_root):
-    return open_set(data_root, 'dpo_annotations.json')
-
-
-def decide(review, reviewer, decisions):
-    with Journal(review, reviewer) as journal:
-        for pair, decision in zip(review.records, decisions):
-            if decision:
-                journal.decide(pair, decision)
-
-
 def merged_by(review):
     return [(r.extra.get('reviewed'), r.extra.get('reviewers')) for r in read_pairs(review.annotations, review.root)]
 
@@ -37,7 +25,7 @@ def test_what_reviewers_say_together():
         assert joined({str(k): {'p': word} if word else {} for k, word in enumerate(said)}, 'p') == expected
 
 
-def test_two_reviewers_at_once(review):
+def test_two_reviewers_at_once(review, decide):
     decide(review, 'A', ['accept', 'swap', None])
     decide(review, '医生1', ['accept', 'drop', 'swap'])
     result = merge(review, ['A', '医生1'])
@@ -52,7 +40,7 @@ def test_two_reviewers_at_once(review):
     assert record['reviewers'] == ['A', '医生1'] and record['conflicts'][0]['image'] == 'images/a.png'
 
 
-def test_a_second_reviewers_merge_keeps_the_first_ones_decisions(review, data_root):
+def test_a_second_reviewers_merge_keeps_the_first_ones_decisions(review, data_root, decide):
     decide(review, 'A', ['drop', 'swap', None])
     merge(review, ['A'])
     assert merged_by(review) == [('swap', ['A']), (None, None)]
@@ -67,7 +55,7 @@ def test_a_second_reviewers_merge_keeps_the_first_ones_decisions(review, data_ro
     assert sorted(merged_by(again)) == sorted([('swap', ['A']), ('accept', ['B'])]) and again.annotations.read_bytes() == before
 
 
-def test_a_merge_of_an_earlier_version_is_joined_too(review, data_root):
+def test_a_merge_of_an_earlier_version_is_joined_too(review, data_root, decide):
     decide(review, 'A', ['drop', 'swap', None])
     merge(review, ['A'])
     record_path(review).unlink()
@@ -79,7 +67,7 @@ def test_a_merge_of_an_earlier_version_is_joined_too(review, data_root):
     assert merge(again, ['B']).counts == dict(drop=1, swap=1, accept=1)
 
 
-def test_a_merged_reviewers_journal_that_is_gone_is_said_and_nothing_written(review, data_root):
+def test_a_merged_reviewers_journal_that_is_gone_is_said_and_nothing_written(review, data_root, decide):
     decide(review, 'A', ['drop', None, None])
     merge(review, ['A'])
     decide(review, 'B', ['accept', None, None])
@@ -90,7 +78,7 @@ def test_a_merged_reviewers_journal_that_is_gone_is_said_and_nothing_written(rev
     assert review.annotations.read_bytes() == before
 
 
-def test_one_merge_at_a_time(review):
+def test_one_merge_at_a_time(review, decide):
     decide(review, 'A', ['drop', None, None])
     from sa2va_dpo.common.ownership import lock
 
@@ -116,7 +104,7 @@ def test_notes_travel_with_the_pair(review):
     assert read_notes(review, 'A') == {}
 
 
-def test_the_journal_of_another_reviewer_is_refused(review):
+def test_the_journal_of_another_reviewer_is_refused(review, decide):
     decide(review, 'A', ['accept'])
     review.journal('A').rename(review.journal('B'))
     with pytest.raises(InputError, match="journal of 'A', not of 'B'"):
@@ -149,7 +137,7 @@ with Journal(review, 'A') as journal:
     assert read_decisions(review, 'A') == {ids[0]: 'accept', ids[2]: 'swap'}
 
 
-def test_the_command_lists_conflicts(review, data_root, capsys):
+def test_the_command_lists_conflicts(review, data_root, capsys, decide):
     decide(review, 'A', ['accept', 'swap', 'accept'])
     decide(review, 'B {x}', ['accept', 'drop', 'accept'])
     assert main(['--data_root', str(data_root), '--reviewer', 'A', 'B {x}', '--merge']) == 0

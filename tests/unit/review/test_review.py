@@ -14,19 +14,6 @@ from sa2va_dpo.review.merge import merge
 from sa2va_dpo.review.pairs import exchange, open_set
 from sa2va_dpo.review.picture import BOTH, ONLY_CHOSEN, ONLY_REJECTED, difference, load
 
-
-@pytest.fixture
-def review(data_root):
-    return open_set(data_root, 'dpo_annotations.json')
-
-
-def decide(review, reviewer, decisions):
-    with Journal(review, reviewer) as journal:
-        for pair, decision in zip(review.records, decisions):
-            if decision:
-                journal.decide(pair, decision)
-
-
 # --- journal -------------------------------------------------------------------------------------------------------
 
 
@@ -43,7 +30,7 @@ def test_every_decision_is_on_disk_at_once_and_the_last_one_wins(review):
 
 
 @pytest.mark.parametrize('torn', [b'{"pair": "', b'{"pair": "x", "decision": "drop"}'])
-def test_a_last_line_cut_short_is_forgotten(review, torn):
+def test_a_last_line_cut_short_is_forgotten(review, torn, decide):
     decide(review, 'eye', ['accept'])
     path = review.journal('eye')
     path.write_bytes(path.read_bytes() + torn)
@@ -61,7 +48,7 @@ def test_one_process_at_a_time(review):
     ('nonsense', 'line 2 is no JSON object'), ('[1]', 'line 2 is no JSON object'),
     ('{"pair": "unknown", "decision": "drop"}', "pair 'unknown' is not in"),
     ('{"pair": 3, "decision": "drop"}', 'pair 3 is not in')])
-def test_a_bad_line_is_named(review, line, words):
+def test_a_bad_line_is_named(review, line, words, decide):
     decide(review, 'eye', [])
     path = review.journal('eye')
     path.write_text(path.read_text() + line + '\n')
@@ -69,7 +56,7 @@ def test_a_bad_line_is_named(review, line, words):
         read_decisions(review, 'eye')
 
 
-def test_the_journal_of_another_data_set_is_refused(review):
+def test_the_journal_of_another_data_set_is_refused(review, decide):
     decide(review, 'eye', ['accept'])
     path = review.journal('eye')
     path.write_text(path.read_text().replace(review.fingerprint, '0' * 32))
@@ -89,7 +76,7 @@ def test_exchange_keeps_every_number_with_its_mask(review):
     assert swapped.extra['chosen_agreement'] == 0.25 and 'rejected_over_segments' not in swapped.extra
 
 
-def test_merge_then_change_of_mind(review, data_root):
+def test_merge_then_change_of_mind(review, data_root, decide):
     mined = review.annotations.read_bytes()
     decide(review, 'eye', ['accept', 'swap', 'drop'])
     counts = merge(review, ['eye']).counts
@@ -105,7 +92,7 @@ def test_merge_then_change_of_mind(review, data_root):
     assert [r.iou_gap for r in read_pairs(again.annotations, data_root)] == pytest.approx([0.2, 0.3, 0.4])
 
 
-def test_nothing_decided_or_nothing_left_is_refused_and_nothing_written(review):
+def test_nothing_decided_or_nothing_left_is_refused_and_nothing_written(review, decide):
     before = review.annotations.read_bytes()
     for decisions, words in (([], 'decided on no pair'), (['skip'], 'decided on no pair'), (['drop'] * 3, 'dropped every pair')):
         decide(review, 'eye', decisions)
@@ -114,7 +101,7 @@ def test_nothing_decided_or_nothing_left_is_refused_and_nothing_written(review):
     assert review.annotations.read_bytes() == before and not review.original.exists()
 
 
-def test_training_takes_the_experts_word(review, data_root, repo_root):
+def test_training_takes_the_experts_word(review, data_root, repo_root, decide):
     decide(review, 'eye', ['swap', 'drop', 'drop'])
     merge(review, ['eye'])
     dataset = DPOVesselDataset(str(data_root), str(repo_root / 'projects/sa2va/assets/tiny_sa2va'), score_size=16,
@@ -140,7 +127,7 @@ def test_compare_counts_pairs_that_both_decided():
     assert report['disagreements'] == [dict(pair='q', first='swap', second='drop')]
 
 
-def test_export_names_the_pairs(review, data_root, tmp_path, capsys):
+def test_export_names_the_pairs(review, data_root, tmp_path, capsys, decide):
     decide(review, 'eye', ['accept', 'swap', 'drop'])
     decide(review, 'other', ['accept', 'accept', 'drop'])
     out = tmp_path / 'agreement.json'
