@@ -120,7 +120,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
-            _flush_directory(path.parent)
+            flush_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -160,7 +160,7 @@ def new_directory(path: str | os.PathLike) -> Iterator[Path]:
             _flush_tree(part)
             # rename(2) replaces an empty directory in one step.
             os.replace(part, path)
-            _flush_directory(path.parent)
+            flush_directory(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -184,7 +184,7 @@ def publish(written: str | os.PathLike, path: str | os.PathLike) -> None:
             remove(old)
             os.replace(path, old)
         os.replace(written, path)
-        _flush_directory(path.parent)
+        flush_directory(path.parent)
         remove(old)
 
 
@@ -230,10 +230,10 @@ def _flush_tree(path: Path) -> None:
     for folder, _, names in os.walk(path):
         for name in names:
             _flush(Path(folder) / name)
-        _flush_directory(Path(folder))
+        flush_directory(Path(folder))
 
 
-def _flush_directory(path: Path) -> None:
+def flush_directory(path: Path) -> None:
     """The renaming itself. Some network file systems cannot flush a folder: there it is durable a little later."""
     try:
         _flush(path)

@@ -15,6 +15,8 @@ from sa2va_dpo.common.files import read_json, write_json
 # What a data root's lists are called: pairs for training and validation; images with masks for validation and the test.
 PAIRS_FILE, VAL_PAIRS_FILE = 'dpo_annotations.json', 'dpo_annotations_val.json'
 VAL_FILE, TEST_FILE = 'val_annotations.json', 'test_annotations.json'
+# Several masks an image, for people to pick from.
+CANDIDATES_FILE = 'candidates.json'
 _PATHS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask', 'field_of_view')
 _GAP_TOLERANCE = 1e-4  # the three numbers are rounded independently
 # Differences of scores below this are noise of floating point: 0.85 - 0.80 is 0.04999999999999993.

@@ -8,6 +8,8 @@ for example the precision of an empty prediction of a target that is not empty. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Sequence
 
 import numpy as np
 
@@ -50,6 +52,17 @@ def dice(counts: Counts) -> float:
 def iou(counts: Counts) -> float:
     """``TP / (TP + FP + FN)`` (Jaccard 1912)."""
     return _ratio(counts.tp, counts.tp + counts.fp + counts.fn, counts)
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """:func:`iou` of two masks, bool [H, W]; two empty ones agree (1)."""
+    return iou(confusion_counts(a, b))
+
+
+def disagreement(masks: Sequence[np.ndarray]) -> float:
+    """1 - mean IoU over all pairs of masks, bool [H, W] each; 0 below two."""
+    found = [mask_iou(first, second) for first, second in combinations(masks, 2)]
+    return 1 - sum(found) / len(found) if found else 0.0
 
 
 def precision(counts: Counts) -> float:

@@ -1,13 +1,13 @@
 """Candidates for people to pick from: ``candidates.json`` of a data root (docs/rounds.md, docs/review.md)."""
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Sequence
 
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.files import hash_text, write_json
+from sa2va_dpo.datasets.annotations import CANDIDATES_FILE
 from sa2va_dpo.datasets.ground_truth import check_stems
 from sa2va_dpo.datasets.samples import SampleMaker
 
@@ -16,8 +16,6 @@ from .generate import mine_images
 from .miner import Item, Miner
 from .output import REPORT, DataRoot, digest
 from .sampler import Policies
-
-CANDIDATES = 'candidates.json'
 
 
 @ownership.releases
@@ -44,10 +42,10 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
     images = [Path(image) for image in images]
     check_stems(images)
     root = DataRoot(config.output_dir, hash_text('candidates ' + config.fingerprint([str(image) for image in images])),
-                    CANDIDATES, config.made_with())
+                    CANDIDATES_FILE, config.made_with())
     root.refuse_sources([config.images_dir, *{image.parent for image in images}])
     items = [Item(image, None, digest([image, None])) for image in images]
-    inputs = hashlib.sha256(''.join(item.inputs for item in items).encode()).hexdigest()
+    inputs = hash_text(''.join(item.inputs for item in items))
     if (report := root.finished(inputs)) is not None:
         ranks.barrier()
         return report
@@ -57,7 +55,7 @@ def make_candidates(config: GenerateConfig, images: Sequence[Path], policy=None,
         done = root.entries({item.image.name: item.inputs for item in items})
         entries = [done[item.image.name] for item in items]
         order = sorted(range(len(entries)), key=lambda i: (-(entries[i]['diversity'] or 0), i))
-        write_json(root.root / CANDIDATES, [
+        write_json(root.root / CANDIDATES_FILE, [
             dict(image=f'images/{entries[i]["image"]}', prompt=config.prompt, candidates=entries[i]['candidates'],
                  disagreement=entries[i]['diversity'] or 0.0) for i in order])
         write_json(root.root / REPORT, dict(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from sa2va_dpo.evaluation.counts import confusion_counts, iou
+from sa2va_dpo.evaluation.counts import mask_iou
 
 if TYPE_CHECKING:
     from .sampler import PolicySampler
@@ -105,11 +105,6 @@ def evaluate(proposals: list[Proposal], context: Context) -> list[Candidate]:
             mask, predicted_iou = next(answers)
             candidates.append(Candidate(mask, proposal.source, predicted_iou))
     return candidates
-
-
-def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two bool masks; two empty masks agree (1)."""
-    return iou(confusion_counts(a, b))
 
 
 def pick_distinct(first: list[Proposal], sources: list[tuple[float, list[Proposal]]], count: int, max_iou: float,

@@ -1,7 +1,6 @@
 """From images and ground truth to a data root of preference pairs; interrupted runs go on where they stopped."""
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import write_json
+from sa2va_dpo.common.files import hash_text, write_json
 from sa2va_dpo.datasets.annotations import (
     PAIRS_FILE,
     TEST_FILE,
@@ -81,7 +80,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         files = predictions.files(image.stem).values() if predictions else ()
         items.append(Item(image, gt, digest([image, gt, field, *files]), field))
     digests = {item.image.name: item.inputs for item in items}
-    inputs = hashlib.sha256(''.join(digests.values()).encode()).hexdigest()
+    inputs = hash_text(''.join(digests.values()))
     if (report := root.finished(inputs)) is not None:
         ranks.barrier()
         if ranks.rank() == 0:

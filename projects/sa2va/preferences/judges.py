@@ -13,9 +13,10 @@ import numpy as np
 from mmengine.registry import Registry
 
 from sa2va_dpo.evaluation.boundary import boundary_distance
+from sa2va_dpo.evaluation.counts import mask_iou
 from sa2va_dpo.evaluation.topology import betti_errors, betti_numbers, cldice
 
-from .candidates import Candidate, Context, mask_iou
+from .candidates import Candidate, Context
 
 JUDGES = Registry('preference judge')
 

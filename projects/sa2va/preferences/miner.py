@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Callable, Container
 
@@ -14,8 +13,9 @@ from sa2va_dpo.common.files import hash_file
 from sa2va_dpo.datasets.ground_truth import size_problem
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
 from sa2va_dpo.datasets.samples import SampleMaker, View
+from sa2va_dpo.evaluation.counts import disagreement, mask_iou
 
-from .candidates import Candidate, Context, mask_iou, pick_distinct
+from .candidates import Candidate, Context, pick_distinct
 from .composite import cell_composite, component_pairs
 from .config import GenerateConfig
 from .from_predictions import Predictions
@@ -253,9 +253,8 @@ def _one_vs_each(index: int, scored: Scored) -> list[tuple[int, int]]:
 
 
 def _diversity(kept: list[Candidate]) -> float | None:
-    """1 - mean IoU of two candidates; None below two."""
-    found = [mask_iou(a.mask, b.mask) for a, b in combinations(kept, 2)]
-    return round(1 - float(np.mean(found)), 6) if found else None
+    """How far the candidates are apart; None below two."""
+    return round(disagreement([c.mask for c in kept]), 6) if len(kept) > 1 else None
 
 
 def _number(value: float) -> float | None:

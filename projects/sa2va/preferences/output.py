@@ -13,13 +13,13 @@ import numpy as np
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
-from sa2va_dpo.datasets.annotations import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
+from sa2va_dpo.datasets.annotations import CANDIDATES_FILE, PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
 from sa2va_dpo.datasets.containers import container_of
 from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 
 REPORT = 'generation_report.json'
 FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
-ANNOTATIONS = (PAIRS_FILE, VAL_PAIRS_FILE, VAL_FILE, TEST_FILE, 'candidates.json')
+ANNOTATIONS = (PAIRS_FILE, VAL_PAIRS_FILE, VAL_FILE, TEST_FILE, CANDIDATES_FILE)
 _JOURNAL = 'generation_journal.{rank}.jsonl'
 logger = logging.getLogger(__name__)
 

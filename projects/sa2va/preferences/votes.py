@@ -11,8 +11,9 @@ from typing import Sequence
 import numpy as np
 
 from sa2va_dpo.datasets.ground_truth import MaskFolder
+from sa2va_dpo.evaluation.counts import mask_iou
 
-from .candidates import Candidate, Request, mask_iou
+from .candidates import Candidate, Request
 from .from_predictions import read_map
 from .judges import JUDGES, Evidence, Judge, expected_iou
 

@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from skimage.measure import label
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file, hash_json, hash_text, read_json
-from sa2va_dpo.datasets.annotations import resolve
+from sa2va_dpo.datasets.annotations import CANDIDATES_FILE, resolve
 from sa2va_dpo.datasets.mask_io import read_mask
+from sa2va_dpo.evaluation.counts import disagreement
 
 from .pairs import FOLDER
 from .reviewers import reviewer_key
 
-FILE = 'candidates.json'
 MOST = 31  # who holds a region is one bit each of an int32
 
 
@@ -59,7 +58,7 @@ class CandidateSet:
 
     @property
     def file(self) -> Path:
-        return self.root / FILE
+        return self.root / CANDIDATES_FILE
 
     def journal(self, reviewer: str) -> Path:
         """Of a reviewer by name."""
@@ -95,20 +94,8 @@ def read_masks(root: Path, names: list[str]) -> np.ndarray:
     return np.stack(masks)
 
 
-def iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two bool masks of one shape; two empty ones are identical: 1."""
-    union = int(np.count_nonzero(first | second))
-    return int(np.count_nonzero(first & second)) / union if union else 1.0
-
-
-def disagreement(masks: np.ndarray) -> float:
-    """1 - mean IoU over all pairs of bool [N, H, W]; 0 for a single mask."""
-    found = [iou(first, second) for first, second in combinations(masks, 2)]
-    return 1 - sum(found) / len(found) if found else 0.0
-
-
 def has_candidates(root: str | os.PathLike) -> bool:
-    return (Path(root) / FILE).is_file()
+    return (Path(root) / CANDIDATES_FILE).is_file()
 
 
 def read_candidates(root: str | os.PathLike) -> CandidateSet:
@@ -121,7 +108,7 @@ def read_candidates(root: str | os.PathLike) -> CandidateSet:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f'--data_root {root}: no such folder')
-    path = root / FILE
+    path = root / CANDIDATES_FILE
     content = read_json(path, missing='candidates are written where images have no masks (docs/review.md)', kind=list)
     if not content:
         raise InputError(f'{path}: is an empty list: there is nothing to pick from')

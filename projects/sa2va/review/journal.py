@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Mapping
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.files import flush_directory
 
 from .pairs import ReviewSet
 from .reviewers import reviewer_name
@@ -54,7 +55,7 @@ class LineFile:
             self._file.truncate(self._size)
             if not lines:
                 self.append(dict(fingerprint=fingerprint, reviewer=reviewer))
-                _flush_folder(path.parent)
+                flush_directory(path.parent)
         except BaseException:
             self._file.close()
             raise
@@ -228,14 +229,3 @@ def _object(path: Path, number: int, line: bytes) -> dict:
     if not isinstance(entry, dict):
         raise InputError(f'{path}: line {number} is no JSON object: remove that line')
     return entry
-
-
-def _flush_folder(path: Path) -> None:
-    """The new name itself; not every file system can."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -15,8 +15,9 @@ import numpy as np
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, resolve
 from sa2va_dpo.datasets.mask_io import read_mask
+from sa2va_dpo.evaluation.counts import mask_iou
 
-from .candidates import CandidateSet, distinct, iou, read_candidates
+from .candidates import CandidateSet, distinct, read_candidates
 from .journal import owner, read_lines
 from .pairs import FOLDER
 from .reviewers import reviewer_name
@@ -192,7 +193,7 @@ def picks_to_records(root: str | os.PathLike, picks: Picks) -> list[PairRecord]:
             raise InputError(f'{path}: is {chosen.shape[1]} x {chosen.shape[0]} pixels, the candidates of {image} are '
                              f'{masks.shape[2]} x {masks.shape[1]}: decide again')
         for index in distinct(masks):
-            overlap = iou(chosen, masks[index])
+            overlap = mask_iou(chosen, masks[index])
             if overlap == 1:
                 continue
             overlap = round(overlap, 6)

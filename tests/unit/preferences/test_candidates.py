@@ -4,7 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sa2va_dpo.preferences.candidates import Candidate, Context, Proposal, generator, mask_iou, pick_distinct
+from sa2va_dpo.evaluation.counts import mask_iou
+from sa2va_dpo.preferences.candidates import Candidate, Context, Proposal, generator, pick_distinct
 
 CONTEXT = Context(stem='a', size=(1, 64), seed=0)
 

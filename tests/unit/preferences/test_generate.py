@@ -13,8 +13,8 @@ from sa2va_dpo.datasets.annotations import read_pairs, read_segs
 from sa2va_dpo.datasets.ground_truth import patient_of
 from sa2va_dpo.datasets.mask_io import read_mask
 from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
+from sa2va_dpo.evaluation.counts import mask_iou
 from sa2va_dpo.preferences import generate
-from sa2va_dpo.preferences.candidates import mask_iou
 from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
 from sa2va_dpo.preferences.miner import Miner
 

@@ -2,7 +2,8 @@
 import pytest
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.preferences.candidate_set import CANDIDATES, make_candidates
+from sa2va_dpo.datasets.annotations import CANDIDATES_FILE
+from sa2va_dpo.preferences.candidate_set import make_candidates
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement, agreement, agreement_of_entries
@@ -63,7 +64,7 @@ def test_candidates_for_people(folders, policy, preprocessor, tmp_path):
     images = list_images(folders.images)
     settings = config(folders, gt_dir=None, judge=('PredictedIoU',), num_samples=4)
     report = make_candidates(settings, images, policy, preprocessor)
-    entries = json.loads((Path(folders.out) / CANDIDATES).read_text())
+    entries = json.loads((Path(folders.out) / CANDIDATES_FILE).read_text())
     assert len(entries) == 8 == report['images'] and report['candidates'] == 4
     apart = [entry['disagreement'] for entry in entries]
     assert apart == sorted(apart, reverse=True) and apart[0] > apart[-1]

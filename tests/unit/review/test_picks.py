@@ -8,7 +8,8 @@ import pytest
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
 from sa2va_dpo.datasets.mask_io import read_mask
-from sa2va_dpo.review.candidates import compose, disagreement, distinct, iou, regions
+from sa2va_dpo.evaluation.counts import disagreement, mask_iou
+from sa2va_dpo.review.candidates import compose, distinct, regions
 from sa2va_dpo.review.pick_journal import PickJournal
 from sa2va_dpo.review.picks import Composite, pick_statistics, picks_to_records, read_candidates, read_picks
 
@@ -25,10 +26,10 @@ def pick_all(root, reviewer, picks):
 
 def test_disagreement_by_hand():
     a, b, c = np.array([[1, 1, 0, 0]], bool), np.array([[1, 0, 0, 0]], bool), np.array([[0, 0, 1, 1]], bool)
-    assert (iou(a, b), iou(a, c), iou(b, c)) == (0.5, 0, 0)
+    assert (mask_iou(a, b), mask_iou(a, c), mask_iou(b, c)) == (0.5, 0, 0)
     assert disagreement(np.stack([a, b, c])) == pytest.approx(1 - 0.5 / 3)
     assert disagreement(np.stack([a, a])) == 0 and disagreement(a[None]) == 0
-    assert iou(a & ~a, a & ~a) == 1
+    assert mask_iou(a & ~a, a & ~a) == 1
 
 
 def test_read(pick_root):
