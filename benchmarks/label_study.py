@@ -2,8 +2,9 @@
 
     python benchmarks/label_study.py --out work_dirs/labels --data arcade chase hrf --seeds 0 1 2 3 4
 
-Half of the patients are trained on, a fifth of the other half is labelled validation (the guard looks at nothing else), the rest
-is the test. Figures are those of the last step. Resumable and shareable as ``preference_study.py``: one JSON file a finished run.
+Half of the patients are trained on, a fifth of the other half is labelled validation (the guard looks at nothing else),
+the rest is the test. Figures are those of the last step. Resumable and shareable as ``preference_study.py``: one JSON
+file a finished run.
 """
 from __future__ import annotations
 
@@ -25,11 +26,15 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs/labels')
     parser.add_argument('--data', nargs='+', default=['arcade', 'chase', 'hrf'], choices=list(LABELLED))
-    parser.add_argument('--labelled', nargs='+', type=int, help='k (default: 8 for arcade, 2 for chase and hrf, 4 for demo)')
+    parser.add_argument(
+        '--labelled', nargs='+', type=int, help='k (default: 8 for arcade, 2 for chase and hrf, 4 for demo)'
+    )
     parser.add_argument('--groups', nargs='+', default=['main'])
     parser.add_argument('--only', nargs='+', help='only regimes of these names, in this order')
     parser.add_argument('--base-steps', type=int)
-    parser.add_argument('--began', type=float, help='seconds since the epoch from which --minutes counts (default: now)')
+    parser.add_argument(
+        '--began', type=float, help='seconds since the epoch from which --minutes counts (default: now)'
+    )
     runs.add_flags(parser)
     return parser.parse_args()
 
@@ -56,7 +61,9 @@ def main() -> None:
             for seed in args.seeds if data == 'demo' else [0]:
                 prepare_images(data, seed, args.out, args.shared)
         return None
-    table = [regime for regime in regimes() if regime.group in args.groups and (not args.only or regime.name in args.only)]
+    table = [
+        regime for regime in regimes() if regime.group in args.groups and (not args.only or regime.name in args.only)
+    ]
     if args.only:
         table.sort(key=lambda regime: args.only.index(regime.name))
     index, count = map(int, args.shard.split('/'))
@@ -79,9 +86,19 @@ def main() -> None:
                 result = run_regime(base, bank, regime, k, seed)
             else:
                 result = score(load_checkpoint(base).to(device).eval(), bank, bank.test)
-            result = dict(data=data, labelled=k, train=len(bank.train), test=len(bank.test), regime=regime.name, seed=seed,
-                          rounds=regime.rounds, steps=regime.steps, lr=regime.lr, **result,
-                          seconds=round(time.time() - started, 1))
+            result = dict(
+                data=data,
+                labelled=k,
+                train=len(bank.train),
+                test=len(bank.test),
+                regime=regime.name,
+                seed=seed,
+                rounds=regime.rounds,
+                steps=regime.steps,
+                lr=regime.lr,
+                **result,
+                seconds=round(time.time() - started, 1),
+            )
             runs.write(path, result)
 
 

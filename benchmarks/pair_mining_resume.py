@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--model', default='projects/sa2va/assets/tiny_sa2va')
     parser.add_argument('--out', required=True, type=Path)
-    parser.add_argument('--flags', nargs='+', default=['--num_samples=3', '--sources', 'Thresholds', 'Hypotheses', 'SegNoise'])
+    parser.add_argument(
+        '--flags', nargs='+', default=['--num_samples=3', '--sources', 'Thresholds', 'Hypotheses', 'SegNoise']
+    )
     args = parser.parse_args()
 
     from sa2va_dpo.drawn import write_dataset
@@ -40,9 +42,27 @@ def main() -> None:
 
     def start(out: Path) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, 'scripts/generate_dpo_dataset.py', '--mode', 'generate', '--images_dir', args.out / 'data/images',
-             '--gt_dir', args.out / 'data/masks', '--output_dir', out, '--model_path', args.model, '--val_fraction', '0.2',
-             *args.flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [
+                sys.executable,
+                'scripts/generate_dpo_dataset.py',
+                '--mode',
+                'generate',
+                '--images_dir',
+                args.out / 'data/images',
+                '--gt_dir',
+                args.out / 'data/masks',
+                '--output_dir',
+                out,
+                '--model_path',
+                args.model,
+                '--val_fraction',
+                '0.2',
+                *args.flags,
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     began = time.time()
     if start(args.out / 'whole').wait():

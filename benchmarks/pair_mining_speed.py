@@ -21,7 +21,8 @@ def load(args):
     """(policy in eval mode, preprocessor)."""
     import torch
 
-    from sa2va_dpo.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
+    from sa2va_dpo.datasets.image_views import InternVLImages
+    from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
     from sa2va_dpo.models.checkpoint import load_checkpoint
 
     tiny = Sa2VAPreprocessor.from_pretrained(TINY)
@@ -43,7 +44,9 @@ def load(args):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--variant', help='a released InternVL variant with random weights (default: the tiny checkpoint)')
+    parser.add_argument(
+        '--variant', help='a released InternVL variant with random weights (default: the tiny checkpoint)'
+    )
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--images', type=int, default=5)
     parser.add_argument('--candidates', type=int, default=8)
@@ -67,7 +70,10 @@ def main() -> None:
         return PolicySampler(policies, image, 'image', 'Segment the vessels.', 0).masks(requests)
 
     def one_by_one(image):
-        return [PolicySampler(policies, image, 'image', 'Segment the vessels.', 0).masks([request])[0] for request in requests]
+        return [
+            PolicySampler(policies, image, 'image', 'Segment the vessels.', 0).masks([request])[0]
+            for request in requests
+        ]
 
     rates, masks = {}, {}
     for name, way in (('together', together), ('one by one', one_by_one)):

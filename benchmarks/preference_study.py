@@ -3,9 +3,10 @@
     python benchmarks/preference_study.py --out work_dirs/study --data demo hrf chase --seeds 0 1 2 3 4
 
 Half of the patients are trained on, the other half is the test; the figures are those of the last step, nothing is
-selected. The language model is frozen; photographs above 1,200 px are reduced to that (docs/method.md). Resumable: every finished
-run is one JSON file in OUT/runs and is never repeated. Several processes may share one OUT: ``--prepare`` once, then
-``--shard 0/8`` ... ``--shard 7/8``, then ``--report`` writes results.csv, results.md and results.png.
+selected. The language model is frozen; photographs above 1,200 px are reduced to that (docs/method.md). Resumable:
+every finished run is one JSON file in OUT/runs and is never repeated. Several processes may share one OUT:
+``--prepare`` once, then ``--shard 0/8`` ... ``--shard 7/8``, then ``--report`` writes results.csv, results.md and
+results.png.
 """
 from __future__ import annotations
 
@@ -25,8 +26,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs/study')
     parser.add_argument('--data', nargs='+', default=['demo', 'hrf', 'chase'], choices=['demo', 'hrf', 'chase'])
-    parser.add_argument('--bases', nargs='+', default=['tiny', 'thick'],
-                        help='tiny, thick, or tiny@N for the bundled checkpoint at N px; masks are then scored at N / 2')
+    parser.add_argument(
+        '--bases',
+        nargs='+',
+        default=['tiny', 'thick'],
+        help='tiny, thick, or tiny@N for the bundled checkpoint at N px; masks are then scored at N / 2',
+    )
     parser.add_argument('--groups', nargs='+', default=['main'], choices=['main', 'bounded', 'attempts', 'rates'])
     parser.add_argument('--cells', nargs='+', help='only recipes whose name contains one of these')
     runs.add_flags(parser)
@@ -72,8 +77,13 @@ def main() -> None:
             if path.exists() or time.time() - began > 60 * args.minutes:
                 continue
             if split is None:
-                split = Split(base_checkpoint(base, args.out, device), *prepare_images(data, seed, args.out, args.shared),
-                              seed=seed, pairs_root=args.out / 'pairs' / f'{base}_{data}_{seed}', device=device)
+                split = Split(
+                    base_checkpoint(base, args.out, device),
+                    *prepare_images(data, seed, args.out, args.shared),
+                    seed=seed,
+                    pairs_root=args.out / 'pairs' / f'{base}_{data}_{seed}',
+                    device=device,
+                )
             started = time.time()
             result = dict(base=base, data=data, cell=cell.name, seed=seed, steps=cell.steps, lr=cell.lr,
                           **run_cell(cell, split), seconds=round(time.time() - started, 1))

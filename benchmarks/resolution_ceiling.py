@@ -2,10 +2,11 @@
 
     python benchmarks/resolution_ceiling.py --data ../shared/data/hrf ../shared/data/chase_db1
 
-No model is involved. Ways: ``nearest`` (mask resized to N with nearest neighbour, as the original training code does it),
-``soft`` (area-averaged target, ``datasets/targets.py``), ``logit map`` (a policy whose SAM2 input is N px gives logits at N / 4: the
-area average at N / 4 as probabilities, taken through the policy's own two bilinear resizes). Each comes back to the size
-of the file bilinearly and is cut at one half; ``best cut`` chooses the cut that gives the highest mean Dice instead.
+No model is involved. Ways: ``nearest`` (mask resized to N with nearest neighbour, as the original training code does
+it), ``soft`` (area-averaged target, ``datasets/targets.py``), ``logit map`` (a policy whose SAM2 input is N px gives
+logits at N / 4: the area average at N / 4 as probabilities, taken through the policy's own two bilinear resizes). Each
+comes back to the size of the file bilinearly and is cut at one half; ``best cut`` chooses the cut that gives the
+highest mean Dice instead.
 """
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def at_best(mask, way: str, size: int):
         small = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST)
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if way == 'soft':
-        return cv2.resize(soft_target(mask, size).astype(np.float32) / 255, (width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(
+            soft_target(mask, size).astype(np.float32) / 255, (width, height), interpolation=cv2.INTER_LINEAR
+        )
     low_res = torch.from_numpy(soft_target(mask, size // 4).astype(np.float32) / 255)[None]
     return upsample_logits(low_res, size, (height, width))[0].numpy()
 
@@ -57,7 +60,9 @@ def main() -> None:
             cells = []
             for size in SIZES:
                 back = [at_best(mask, way, size) for mask in masks]
-                by_cut = {cut: np.mean([dice(confusion_counts(p > cut, m)) for p, m in zip(back, masks)]) for cut in CUTS}
+                by_cut = {
+                    cut: np.mean([dice(confusion_counts(p > cut, m)) for p, m in zip(back, masks)]) for cut in CUTS
+                }
                 topology = np.mean([cldice(p > 0.5, m) for p, m in zip(back, masks)])
                 cut = max(by_cut, key=by_cut.get)
                 cells.append(f'{by_cut[0.5]:.3f} (clDice {topology:.3f}; best cut {cut:g}: {by_cut[cut]:.3f})')

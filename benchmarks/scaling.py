@@ -1,11 +1,12 @@
-"""Images a second against the number of GPUs: DeepSpeed ZeRO-2 in bf16 through torchrun, one image and its pairs a GPU and step.
+"""Images a second against the number of GPUs: DeepSpeed ZeRO-2 in bf16 through torchrun, one image and its pairs a GPU
+and step.
 
     python benchmarks/scaling.py --variant Sa2VA-1B --gpus 1 2 4 --out work_dirs/speed
     python benchmarks/scaling.py --variant tiny --cpu --gpus 1 2    # processes over gloo, to try it out
 
-The DeepSpeed settings are those of ``sa2va_dpo_vessel.py`` without the offload of optimiser states, unless ``--offload``.
-Weights are random. Reference logits and vision tokens are stored, as in a run with ``cache``; every process has an image of
-its own. Efficiency is images a second of a GPU over those of the run with the fewest GPUs.
+The DeepSpeed settings are those of ``sa2va_dpo_vessel.py`` without the offload of optimiser states, unless
+``--offload``. Weights are random. Reference logits and vision tokens are stored, as in a run with ``cache``; every
+process has an image of its own. Efficiency is images a second of a GPU over those of the run with the fewest GPUs.
 """
 from __future__ import annotations
 
@@ -58,12 +59,19 @@ def worker(args: argparse.Namespace) -> None:
     deepspeed.init_distributed(dist_backend='gloo' if args.cpu else 'nccl', auto_mpi_discovery=False)
     torch.manual_seed(0)  # the same weights everywhere
     variant = Variant.named(variant_name(args.variant))
-    arm = next(arm for arm in speed.ARMS if arm.recipe == args.recipe and arm.cached == {'reference_low_res', 'vision_tokens'}
-               and not arm.checkpointing)
-    model = speed.build_model(variant, arm, device, torch.float32 if args.cpu else torch.bfloat16, trainable_float32=False)
+    arm = next(
+        arm
+        for arm in speed.ARMS
+        if arm.recipe == args.recipe and arm.cached == {'reference_low_res', 'vision_tokens'} and not arm.checkpointing
+    )
+    model = speed.build_model(
+        variant, arm, device, torch.float32 if args.cpu else torch.bfloat16, trainable_float32=False
+    )
     data = speed.stored(model, variant.data(1, args.candidates, first_image=rank), arm, device)
 
-    settings = Config.fromfile(Path(__file__).resolve().parents[1] / 'projects/sa2va/configs/sa2va_dpo_vessel.py').strategy
+    settings = Config.fromfile(
+        Path(__file__).resolve().parents[1] / 'projects/sa2va/configs/sa2va_dpo_vessel.py'
+    ).strategy
     zero = dict(settings.zero_optimization)
     if not args.offload:
         zero.pop('offload_optimizer')
@@ -91,8 +99,20 @@ def measure(gpus: int, argv: list[str]) -> dict:
     """A run of ``gpus`` processes."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / 'result.json'
-        subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={gpus}', __file__,
-                        *argv, '--worker', str(result)], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'torch.distributed.run',
+                '--standalone',
+                f'--nproc_per_node={gpus}',
+                __file__,
+                *argv,
+                '--worker',
+                str(result),
+            ],
+            check=True,
+        )
         return json.loads(result.read_text())
 
 
@@ -113,9 +133,15 @@ def main(argv: list[str] | None = None) -> None:
         result = measure(gpus, argv)
         rows.append(dict(gpus=gpus, images_per_second=gpus / result['seconds'], **result))
         rows[-1]['efficiency'] = rows[-1]['images_per_second'] / gpus / (rows[0]['images_per_second'] / rows[0]['gpus'])
-        print(f'{gpus} GPUs: {rows[-1]["images_per_second"]:.3f} images/s, efficiency {rows[-1]["efficiency"]:.3f}', flush=True)
+        print(
+            f'{gpus} GPUs: {rows[-1]["images_per_second"]:.3f} images/s, efficiency {rows[-1]["efficiency"]:.3f}',
+            flush=True,
+        )
     name = 'CPU' if args.cpu else torch.cuda.get_device_name(0)
-    write_json(out / 'scaling.json', dict(machine=name, variant=args.variant, recipe=args.recipe, offload=args.offload, rows=rows))
+    write_json(
+        out / 'scaling.json',
+        dict(machine=name, variant=args.variant, recipe=args.recipe, offload=args.offload, rows=rows),
+    )
 
 
 if __name__ == '__main__':

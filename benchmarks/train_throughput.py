@@ -5,8 +5,9 @@
     python benchmarks/train_throughput.py --device cuda --variant Sa2VA-1B --sweep --out work_dirs/speed
 
 Weights are random, sizes are the released ones, images make 12 tiles and a thumbnail for the language model and
-1024 x 1024 pixels for SAM2. A step is forward, backward and AdamW on one image; medians; all arms in one run, so that their
-ratios are of one machine. ``--sweep`` measures how the cost grows with the pairs of an image and the images of a step.
+1024 x 1024 pixels for SAM2. A step is forward, backward and AdamW on one image; medians; all arms in one run, so that
+their ratios are of one machine. ``--sweep`` measures how the cost grows with the pairs of an image and the images of a
+step.
 """
 from __future__ import annotations
 
@@ -62,10 +63,23 @@ def measure_arm(model, optimiser, variant, arm, args, images: int = 1, candidate
     free(args.device)
     seconds = median_seconds(step, args.device, args.repeats, args.seconds, warm_up=1)
     peak = peak_gib(args.device)
-    return dict(variant=variant.name, recipe=arm.recipe, arm=arm.name, kind=arm.kind, checkpointing=arm.checkpointing,
-                cached=sorted(arm.cached), images=images, pairs=pairs, seconds=seconds, pairs_per_second=pairs / seconds,
-                images_per_second=images * (1 if arm.kind == 'image' else 1 / len_pairs(candidates or args.candidates)) / seconds,
-                flops=counted(step), **peak)
+    return dict(
+        variant=variant.name,
+        recipe=arm.recipe,
+        arm=arm.name,
+        kind=arm.kind,
+        checkpointing=arm.checkpointing,
+        cached=sorted(arm.cached),
+        images=images,
+        pairs=pairs,
+        seconds=seconds,
+        pairs_per_second=pairs / seconds,
+        images_per_second=images
+        * (1 if arm.kind == 'image' else 1 / len_pairs(candidates or args.candidates))
+        / seconds,
+        flops=counted(step),
+        **peak,
+    )
 
 
 def len_pairs(candidates: int) -> int:
@@ -116,7 +130,11 @@ def sweep(name: str, args, dtype) -> list[dict]:
     model = speed.build_model(variant, ours, args.device, dtype)
     optimiser = speed.optimiser_of(model, args.device)
     rows = []
-    for arm, images, candidates in [(obvious, 1, 2), *((ours, 1, c) for c in (2, 3, 5, 8)), *((ours, i, 5) for i in (2, 4, 8))]:
+    for arm, images, candidates in [
+        (obvious, 1, 2),
+        *((ours, 1, c) for c in (2, 3, 5, 8)),
+        *((ours, i, 5) for i in (2, 4, 8)),
+    ]:
         row = measure_arm(model, optimiser, variant, arm, args, images, candidates)
         row.pop('flops')
         rows.append(row)
@@ -143,7 +161,8 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Pairs a second of every arm and how many times the obvious implementation's that is; a column a variant, a row a recipe."""
+    """Pairs a second of every arm and how many times the obvious implementation's that is; a column a variant, a row a
+    recipe."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -151,18 +170,34 @@ def plot(rows: list[dict], path: Path) -> None:
 
     variants = list(dict.fromkeys(row['variant'] for row in rows))
     recipes = list(dict.fromkeys(row['recipe'].split(',')[0] for row in rows))
-    cells = {(recipe, variant): [row for row in rows if row['variant'] == variant and row['recipe'].split(',')[0] == recipe]
-             for recipe in recipes for variant in variants}
+    cells = {
+        (recipe, variant): [row for row in rows if row['variant'] == variant and row['recipe'].split(',')[0] == recipe]
+        for recipe in recipes
+        for variant in variants
+    }
     heights = [len(cells[recipe, variants[0]]) for recipe in recipes]
     figure, axes = plt.subplots(
-        len(recipes), len(variants), figsize=(4 + 2.2 * len(variants), 1 + 0.24 * sum(heights)), squeeze=False, sharex=True,
-        sharey='row', gridspec_kw=dict(height_ratios=heights))
+        len(recipes),
+        len(variants),
+        figsize=(4 + 2.2 * len(variants), 1 + 0.24 * sum(heights)),
+        squeeze=False,
+        sharex=True,
+        sharey='row',
+        gridspec_kw=dict(height_ratios=heights),
+    )
     for (recipe, variant), group in cells.items():
         axis = axes[recipes.index(recipe), variants.index(variant)]
-        names = [row['arm'] if row['recipe'] == recipe else f'{row["recipe"].split(", ")[1]}: {row["arm"]}' for row in group]
+        names = [
+            row['arm'] if row['recipe'] == recipe else f'{row["recipe"].split(", ")[1]}: {row["arm"]}' for row in group
+        ]
         bars = axis.barh(range(len(group)), [row['pairs_per_second'] for row in group],
                          color=['0.6' if row['kind'] == 'obvious' else 'tab:blue' for row in group])
-        axis.bar_label(bars, ['' if row['ratio'] in (None, 1.0) else f'{row["ratio"]:.0f}x' for row in group], fontsize=6, padding=1)
+        axis.bar_label(
+            bars,
+            ['' if row['ratio'] in (None, 1.0) else f'{row["ratio"]:.0f}x' for row in group],
+            fontsize=6,
+            padding=1,
+        )
         axis.set_yticks(range(len(group)), names, fontsize=7)
         axis.set_xscale('log')
         axis.set_title(f'{variant}, trained: {recipe}', fontsize=7, loc='left')

@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='session')
 def micro_checkpoint(tmp_path_factory) -> Path:
-    """A released-layout directory of the tiny architecture shrunk to 128 px: random weights, about a second a forward."""
+    """A released-layout directory of the tiny architecture shrunk to 128 px: random weights, about a second a
+    forward."""
     import copy
 
     from sa2va_dpo.models.checkpoint import init_checkpoint

@@ -2,7 +2,8 @@
 
     python tools/check_env.py requirements/requirements.lock     lists what is missing, exit 1 if anything is
     python tools/check_env.py --editable ROOT                    exit 1 unless this checkout is the installed one
-    python tools/check_env.py --installed FILE                   exit 1 unless what this pyproject.toml describes is installed
+    python tools/check_env.py --installed FILE                   exit 1 unless what this pyproject.toml describes is
+    installed
 """
 import json
 import re
@@ -26,18 +27,22 @@ def missing_packages(lock: Path) -> list:
 
 
 def is_editable_install_of(root: Path) -> bool:
-    """Whether the installed ``sa2va-dpo`` distribution points at this checkout and has its version (and so its commands)."""
+    """Whether the installed ``sa2va-dpo`` distribution points at this checkout and has its version (and so its
+    commands)."""
     try:
         installed = metadata.distribution('sa2va-dpo')
     except metadata.PackageNotFoundError:
         return False
     record = installed.read_text('direct_url.json')
-    version = re.search(r"^__version__ = '(.+)'$", (root / 'projects/sa2va/__init__.py').read_text(encoding='utf-8'), re.MULTILINE)
+    version = re.search(
+        r"^__version__ = '(.+)'$", (root / 'projects/sa2va/__init__.py').read_text(encoding='utf-8'), re.MULTILINE
+    )
     return bool(record) and json.loads(record).get('url') == root.resolve().as_uri() and installed.version == version[1]
 
 
 def is_installed(project: Path) -> bool:
-    """Whether the distribution that a ``pyproject.toml`` describes is installed in its version (tomllib came with 3.11)."""
+    """Whether the distribution that a ``pyproject.toml`` describes is installed in its version (tomllib came with
+    3.11)."""
     text = project.read_text(encoding='utf-8')
     name, version = (re.search(rf'^{field} = "(.+?)"', text, re.MULTILINE)[1] for field in ('name', 'version'))
     try:

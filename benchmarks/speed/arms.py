@@ -31,8 +31,8 @@ class Arm:
     Attributes:
         name: of the row.
         recipe: a key of ``RECIPES``.
-        kind: ``'obvious'`` (a pair is four forward passes with vocabulary logits), ``'pair'`` (a pair is one forward pass
-            of policy and reference) or ``'image'`` (all pairs of an image share it).
+        kind: ``'obvious'`` (a pair is four forward passes with vocabulary logits), ``'pair'`` (a pair is one forward
+            pass of policy and reference) or ``'image'`` (all pairs of an image share it).
         cached: what the batch brings instead of computing it.
         checkpointing: of activations.
         mllm: False leaves language model and ViT out of memory.
@@ -72,17 +72,29 @@ def _arms() -> list[Arm]:
 
 
 ARMS = _arms()
-_INPUTS = {'vision_tokens': ('pixel_values', 'image_grid_thw'), 'sam2_levels': ('sam_pixel_values',),
-           'seg_states': ('pixel_values', 'image_grid_thw', 'input_ids', 'labels', 'attention_mask', 'image_token_mask')}
+_INPUTS = {
+    'vision_tokens': ('pixel_values', 'image_grid_thw'),
+    'sam2_levels': ('sam_pixel_values',),
+    'seg_states': ('pixel_values', 'image_grid_thw', 'input_ids', 'labels', 'attention_mask', 'image_token_mask'),
+}
 
 
-def build_model(variant: Variant, arm: Arm, device: str, dtype: torch.dtype, trainable_float32: bool = True) -> Sa2VADPOModel:
-    """Random weights under the recipe of ``arm``: frozen in ``dtype``, trained in float32 or (DeepSpeed) as well in ``dtype``."""
+def build_model(
+    variant: Variant, arm: Arm, device: str, dtype: torch.dtype, trainable_float32: bool = True
+) -> Sa2VADPOModel:
+    """Random weights under the recipe of ``arm``: frozen in ``dtype``, trained in float32 or (DeepSpeed) as well in
+    ``dtype``."""
     name = str(dtype).removeprefix('torch.')
     model = Sa2VADPOModel(
-        checkpoint='', trainable=RECIPES[arm.recipe], preference=PREFERENCE, reference='initial',
-        score_size=variant.score_size, dtype=name, trainable_dtype='float32' if trainable_float32 and name != 'float32' else None,
-        policy=variant.policy(device, dtype, with_mllm=arm.mllm)).to(device)
+        checkpoint='',
+        trainable=RECIPES[arm.recipe],
+        preference=PREFERENCE,
+        reference='initial',
+        score_size=variant.score_size,
+        dtype=name,
+        trainable_dtype='float32' if trainable_float32 and name != 'float32' else None,
+        policy=variant.policy(device, dtype, with_mllm=arm.mllm),
+    ).to(device)
     return model.train()
 
 

@@ -55,8 +55,8 @@ def matmul_peak(device: str, dtype: torch.dtype) -> float:
 
 
 def _attention_counts() -> dict:
-    """Counting rules for attention whose keys have fewer heads than its queries (GQA, arXiv 2305.13245), which PyTorch's
-    own rules refuse."""
+    """Counting rules for attention whose keys have fewer heads than its queries (GQA, arXiv 2305.13245), which
+    PyTorch's own rules refuse."""
     aten = torch.ops.aten
 
     def forward(query, key, value, *_, out_shape=None, **__) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sa2va_dpo.datasets.preprocess import InternVLImages, Sa2VAPreprocessor
+from sa2va_dpo.datasets.image_views import InternVLImages
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import empty_weights, initialise, read_config, read_sam2_dims
 from sa2va_dpo.models.mllm import family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel

@@ -1,7 +1,7 @@
 """Images of one data set and seed with everything that no recipe changes, kept on the device.
 
-The language model is frozen in the study, so an image's SAM2 input and [SEG] state under any view are constants: a recipe,
-its mining rounds included, costs SAM2 alone.
+The language model is frozen in the study, so an image's SAM2 input and [SEG] state under any view are constants: a
+recipe, its mining rounds included, costs SAM2 alone.
 """
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Start checkpoints of the study: the bundled one, and one that over-segments because its labels were drawn too thick."""
+"""Start checkpoints of the study: the bundled one, and one that over-segments because its labels were drawn too
+thick."""
 from __future__ import annotations
 
 import math
@@ -25,7 +26,8 @@ THICKER_PX, IMAGES, STEPS, BATCH, LR, SCORE_SIZE = 2.0, 160, 120, 8, 3e-4, 320
 
 
 def base_checkpoint(kind: str, out: Path, device: str) -> str:
-    """Directory of the ``'tiny'`` or the ``'thick'`` base; the latter is trained on first use, always from the same seed.
+    """Directory of the ``'tiny'`` or the ``'thick'`` base; the latter is trained on first use, always from the same
+    seed.
 
     ``'tiny@1024'`` is ``'tiny'`` with SAM2 looking at 1024 px.
     """
@@ -59,7 +61,9 @@ def _train_thick(target: Path, device: str) -> None:
         for group in optimizer.param_groups:
             group['lr'] = LR * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         picked = rng.choice(IMAGES, BATCH, replace=False)
-        batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in pre.collate([samples[i] for i in picked]).items()}
+        batch = {
+            k: v.to(device) if torch.is_tensor(v) else v for k, v in pre.collate([samples[i] for i in picked]).items()
+        }
         loss = model.loss(batch, torch.from_numpy(np.stack([masks[i] for i in picked])).to(device))['supervised_loss']
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -72,7 +76,8 @@ def _train_thick(target: Path, device: str) -> None:
 
 
 def labelled_base(bank, k: int, out: Path, steps: int) -> str:
-    """The bundled checkpoint after supervised training on the first ``k`` labelled images of a bank; itself for ``k=0``."""
+    """The bundled checkpoint after supervised training on the first ``k`` labelled images of a bank; itself for
+    ``k=0``."""
     from .regimes import Regime
     from .rounds import SCORE_SIZE, Run
 

@@ -1,4 +1,5 @@
-"""Tables, the plot of Dice against clicks, and shares of the labels' value, of the finished runs of ``label_study.py``."""
+"""Tables, the plot of Dice against clicks, and shares of the labels' value, of the finished runs of
+``label_study.py``."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,8 +9,27 @@ import numpy as np
 from .report import interval
 from .runs import read_all, write_csv
 
-FIELDS = ('data', 'labelled', 'train', 'test', 'seed', 'regime', 'rounds', 'steps', 'lr', 'dice', 'cldice', 'validation', 'clicks',
-          'greedy_iou', 'best_iou', 'chosen_iou', 'taken_back', 'mining_seconds', 'seconds')
+FIELDS = (
+    'data',
+    'labelled',
+    'train',
+    'test',
+    'seed',
+    'regime',
+    'rounds',
+    'steps',
+    'lr',
+    'dice',
+    'cldice',
+    'validation',
+    'clicks',
+    'greedy_iou',
+    'best_iou',
+    'chosen_iou',
+    'taken_back',
+    'mining_seconds',
+    'seconds',
+)
 
 
 def report(out: Path) -> None:
@@ -19,7 +39,11 @@ def report(out: Path) -> None:
     rows = read_all(out)
     if not rows:
         return
-    write_csv(out, FIELDS, [{key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()} for row in rows])
+    write_csv(
+        out,
+        FIELDS,
+        [{key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()} for row in rows],
+    )
     value = {(r['data'], r['labelled'], r['regime'], r['seed']): r for r in rows}
     twins = {regime.name: regime.twin for regime in regimes()}
     order = ['start', *dict.fromkeys(regime.name for regime in regimes())]
@@ -29,10 +53,14 @@ def report(out: Path) -> None:
         start = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, 'start')}
         full = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, 'all masks drawn')}
         one = next(iter(start.values()))
-        lines += [f'\n### {data}: {k} labelled of {one["train"]}, {one["test"]} test images, start Dice '
-                  f'{np.mean([r["dice"] for r in start.values()]):.4f}, clDice {np.mean([r["cldice"] for r in start.values()]):.4f}\n',
-                  '| regime | seeds | clicks | change of Dice | share of the labels\' value | change of clDice | worst seed | '
-                  'preference term alone |', '|---|---|---|---|---|---|---|---|']
+        lines += [
+            f'\n### {data}: {k} labelled of {one["train"]}, {one["test"]} test images, start Dice '
+            f'{np.mean([r["dice"] for r in start.values()]):.4f}, clDice '
+            f'{np.mean([r["cldice"] for r in start.values()]):.4f}\n',
+            '| regime | seeds | clicks | change of Dice | share of the labels\' value | change of clDice | worst seed '
+            '| preference term alone |',
+            '|---|---|---|---|---|---|---|---|',
+        ]
         for name in order[1:]:
             runs = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, name) and s in start}
             if not runs:
@@ -41,7 +69,9 @@ def report(out: Path) -> None:
             gap = [full[s]['dice'] - start[s]['dice'] for s in sorted(runs) if s in full]
             share = f'{np.mean(gains) / np.mean(gap):.0%}' if len(gap) == len(gains) and np.mean(gap) > 0 else ''
             twin = twins.get(name)
-            pairs = [runs[s]['dice'] - value[data, k, twin, s]['dice'] for s in sorted(runs) if (data, k, twin, s) in value]
+            pairs = [
+                runs[s]['dice'] - value[data, k, twin, s]['dice'] for s in sorted(runs) if (data, k, twin, s) in value
+            ]
             lines.append('| ' + ' | '.join([
                 name, str(len(runs)), str(round(np.mean([r['clicks'] for r in runs.values()]))), interval(gains), share,
                 interval([runs[s]['cldice'] - start[s]['cldice'] for s in sorted(runs)]), f'{min(gains):+.4f}',
@@ -68,7 +98,9 @@ def _plot(out: Path, rows: list[dict]) -> None:
         start = {r['seed']: r['dice'] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, 'start')}
 
         def mean(name: str, key: str, data=data, k=k, start=start) -> float | None:
-            found = [r for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name) and r['seed'] in start]
+            found = [
+                r for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, name) and r['seed'] in start
+            ]
             if not found:
                 return None
             if key == 'dice':  # by seed against its own start: recipes may have run on other seeds
@@ -83,7 +115,9 @@ def _plot(out: Path, rows: list[dict]) -> None:
         for kind, colour, marker in (('picks', 'C0', 'o'), ('region picks', 'C2', 's')):
             for suffix, fill in (('', 'none'), (', normalised x 0.3', colour)):
                 names = [f'{kind}, {rounds} round{"s" if rounds > 1 else ""}{suffix}' for rounds in (1, 4, 8)]
-                points = sorted((mean(name, 'clicks'), mean(name, 'dice')) for name in names if mean(name, 'dice') is not None)
+                points = sorted(
+                    (mean(name, 'clicks'), mean(name, 'dice')) for name in names if mean(name, 'dice') is not None
+                )
                 if points:
                     axis.plot(*zip(*points), marker=marker, color=colour, markerfacecolor=fill, label=kind + suffix)
         axis.set_xlim(left=0)

@@ -13,10 +13,10 @@ class Regime:
     """One run from the base that supervised training on ``k`` labelled images gave (``k=0``: the bundled checkpoint).
 
     Attributes:
-        unlabelled: what the other training images contribute: ``none``, ``masks`` (drawn after all), ``picks`` (the best
-            candidate by true IoU stands in for a person's click), ``consensus`` (candidates ranked against the mean of four
-            mirrored views), ``consensus_mask`` (that mean itself is the target), ``teacher`` (mean teacher: targets from an
-            exponential moving average of the policy, Tarvainen and Valpola, arXiv 1703.01780).
+        unlabelled: what the other training images contribute: ``none``, ``masks`` (drawn after all), ``picks`` (the
+            best candidate by true IoU stands in for a person's click), ``consensus`` (candidates ranked against the
+            mean of four mirrored views), ``consensus_mask`` (that mean itself is the target), ``teacher`` (mean
+            teacher: targets from an exponential moving average of the policy, Tarvainen and Valpola, arXiv 1703.01780).
         rounds: how often candidates are mined anew; the stretches between are equal.
         wrong: share of picks that fall on another candidate at random.
         cells: the pick is made in each of ``cells`` x ``cells`` squares (a composite), None: the whole mask.
@@ -59,40 +59,98 @@ def regimes() -> list[Regime]:
         Regime('picks, 1 round', 'picks', rounds=1),
         Regime('picks, 4 rounds', 'picks'),
         Regime('picks, 8 rounds', 'picks', rounds=8),
-        Regime('picks, 4 rounds, normalised x 0.3', 'picks', preference=supervised_and(0.3, **NORMALISED),
-               twin='picks, 4 rounds'),
-        Regime('picks, 4 rounds, balanced x 0.2', 'picks', preference=supervised_and(0.2, **BALANCED),
-               twin='picks, 4 rounds'),
+        Regime(
+            'picks, 4 rounds, normalised x 0.3',
+            'picks',
+            preference=supervised_and(0.3, **NORMALISED),
+            twin='picks, 4 rounds',
+        ),
+        Regime(
+            'picks, 4 rounds, balanced x 0.2',
+            'picks',
+            preference=supervised_and(0.2, **BALANCED),
+            twin='picks, 4 rounds',
+        ),
         *(Regime(f'picks, 4 rounds, {wrong:.0%} wrong', 'picks', wrong=wrong) for wrong in (0.1, 0.2, 0.3)),
         Regime('region picks, 4 rounds', 'picks', cells=8),
-        Regime('region picks, 4 rounds, normalised x 0.3', 'picks', cells=8, preference=supervised_and(0.3, **NORMALISED),
-               twin='region picks, 4 rounds'),
+        Regime(
+            'region picks, 4 rounds, normalised x 0.3',
+            'picks',
+            cells=8,
+            preference=supervised_and(0.3, **NORMALISED),
+            twin='region picks, 4 rounds',
+        ),
         Regime('consensus, 4 rounds', 'consensus'),
         Regime('consensus, 4 rounds, guard', 'consensus', guard=True),
         Regime('consensus mask, 4 rounds', 'consensus_mask'),
         Regime('picks, 4 rounds, guard', 'picks', guard=True),
     ]
     normalised = supervised_and(0.3, **NORMALISED)
-    table += [replace(r, name=f'{r.name}, {label}', group='explore', twin=None, **change) for r, label, change in (
-        (table[0], 'lr 3e-4', dict(lr=3e-4)), (table[1], 'lr 3e-4', dict(lr=3e-4)), (table[4], 'lr 3e-4', dict(lr=3e-4)),
-        (table[4], 'a quarter labelled', dict(labelled_share=0.25)), (table[4], '10 candidates', dict(num_samples=10)),
-        (table[11], 'lr 3e-4', dict(lr=3e-4)), (table[13], 'lr 3e-4', dict(lr=3e-4)), (table[2], 'lr 3e-4', dict(lr=3e-4)),
-        (table[6], 'lr 3e-4', dict(lr=3e-4)), (table[6], 'reference reset', dict(reference='round')),
-        (table[6], 'components', dict(pairing='components')),
-        *((table[i], 'half labelled', dict(labelled_share=0.5)) for i in (0, 1, 4, 6, 9, 11, 12, 14, 16)))]
+    table += [
+        replace(r, name=f'{r.name}, {label}', group='explore', twin=None, **change)
+        for r, label, change in (
+            (table[0], 'lr 3e-4', dict(lr=3e-4)),
+            (table[1], 'lr 3e-4', dict(lr=3e-4)),
+            (table[4], 'lr 3e-4', dict(lr=3e-4)),
+            (table[4], 'a quarter labelled', dict(labelled_share=0.25)),
+            (table[4], '10 candidates', dict(num_samples=10)),
+            (table[11], 'lr 3e-4', dict(lr=3e-4)),
+            (table[13], 'lr 3e-4', dict(lr=3e-4)),
+            (table[2], 'lr 3e-4', dict(lr=3e-4)),
+            (table[6], 'lr 3e-4', dict(lr=3e-4)),
+            (table[6], 'reference reset', dict(reference='round')),
+            (table[6], 'components', dict(pairing='components')),
+            *((table[i], 'half labelled', dict(labelled_share=0.5)) for i in (0, 1, 4, 6, 9, 11, 12, 14, 16)),
+        )
+    ]
     table += [
         Regime('all masks drawn', 'masks', lr=3e-4, zero=True),
         Regime('picks, 4 rounds', 'picks', lr=3e-4, zero=True),
-        Regime('picks, 4 rounds, normalised x 0.3', 'picks', lr=3e-4, zero=True, preference=normalised, twin='picks, 4 rounds'),
+        Regime(
+            'picks, 4 rounds, normalised x 0.3',
+            'picks',
+            lr=3e-4,
+            zero=True,
+            preference=normalised,
+            twin='picks, 4 rounds',
+        ),
         Regime('picks, 8 rounds', 'picks', rounds=8, lr=3e-4, zero=True),
-        Regime('picks, 8 rounds, normalised x 0.3', 'picks', rounds=8, lr=3e-4, zero=True, preference=normalised,
-               twin='picks, 8 rounds'),
+        Regime(
+            'picks, 8 rounds, normalised x 0.3',
+            'picks',
+            rounds=8,
+            lr=3e-4,
+            zero=True,
+            preference=normalised,
+            twin='picks, 8 rounds',
+        ),
         Regime('region picks, 4 rounds', 'picks', cells=8, lr=3e-4, zero=True),
-        Regime('region picks, 4 rounds, normalised x 0.3', 'picks', cells=8, lr=3e-4, zero=True, preference=normalised,
-               twin='region picks, 4 rounds'),
-        Regime('region picks, 8 rounds, normalised x 0.3', 'picks', rounds=8, cells=8, lr=3e-4, zero=True, preference=normalised),
-        Regime('picks, 4 rounds, normalised x 0.3, 10 candidates', 'picks', lr=3e-4, zero=True, preference=normalised,
-               num_samples=10),
+        Regime(
+            'region picks, 4 rounds, normalised x 0.3',
+            'picks',
+            cells=8,
+            lr=3e-4,
+            zero=True,
+            preference=normalised,
+            twin='region picks, 4 rounds',
+        ),
+        Regime(
+            'region picks, 8 rounds, normalised x 0.3',
+            'picks',
+            rounds=8,
+            cells=8,
+            lr=3e-4,
+            zero=True,
+            preference=normalised,
+        ),
+        Regime(
+            'picks, 4 rounds, normalised x 0.3, 10 candidates',
+            'picks',
+            lr=3e-4,
+            zero=True,
+            preference=normalised,
+            num_samples=10,
+        ),
         Regime('consensus, 4 rounds, guard', 'consensus', guard=True, lr=3e-4, zero=True),
         Regime('picks, 1 round', 'picks', rounds=1, lr=3e-4, zero=True),
     ]

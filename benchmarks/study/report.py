@@ -33,9 +33,12 @@ def report(out: Path) -> None:
     order = ['start', *(cell.name for cell in cells())]
     lines = []
     for base, data in sorted({(r['base'], r['data']) for r in rows}):
-        lines += [f'\n### {data}, base {base}\n',
-                  '| recipe | seeds | Dice | change of Dice | change of clDice | preference term alone: Dice | clDice | accuracy |',
-                  '|---|---|---|---|---|---|---|---|']
+        lines += [
+            f'\n### {data}, base {base}\n',
+            '| recipe | seeds | Dice | change of Dice | change of clDice | preference term alone: Dice | clDice | '
+            'accuracy |',
+            '|---|---|---|---|---|---|---|---|',
+        ]
         for name in order:
             seeds = sorted(s for b, d, c, s in value if (b, d, c) == (base, data, name))
             if not seeds:
@@ -44,14 +47,27 @@ def report(out: Path) -> None:
 
             def against(other: str | None, metric: str) -> str:
                 common = [s for s in seeds if (base, data, other, s) in value]
-                return interval([runs[s][metric] - value[base, data, other, s][metric] for s in common]) if common else ''
+                return (
+                    interval([runs[s][metric] - value[base, data, other, s][metric] for s in common]) if common else ''
+                )
 
             accuracy = [r['train_accuracy'] for r in runs.values() if 'train_accuracy' in r]
-            lines.append('| ' + ' | '.join([
-                name, str(len(seeds)), f'{np.mean([r["dice"] for r in runs.values()]):.4f}',
-                '' if name == 'start' else against('start', 'dice'), '' if name == 'start' else against('start', 'cldice'),
-                against(twins.get(name), 'dice'), against(twins.get(name), 'cldice'),
-                f'{np.mean(accuracy):.2f}' if accuracy else '']) + ' |')
+            lines.append(
+                '| '
+                + ' | '.join(
+                    [
+                        name,
+                        str(len(seeds)),
+                        f'{np.mean([r["dice"] for r in runs.values()]):.4f}',
+                        '' if name == 'start' else against('start', 'dice'),
+                        '' if name == 'start' else against('start', 'cldice'),
+                        against(twins.get(name), 'dice'),
+                        against(twins.get(name), 'cldice'),
+                        f'{np.mean(accuracy):.2f}' if accuracy else '',
+                    ]
+                )
+                + ' |'
+            )
     (out / 'results.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
     _plot(out, rows, order)

@@ -57,7 +57,9 @@ class Mining:
 
     @torch.no_grad()
     def candidates(self, policy, stem: str, seed: int) -> tuple[list[Candidate], Context]:
-        context = Context(stem=stem, size=self.bank.truth[stem].shape, seed=seed, sampler=self.bank.sampler(policy, stem, seed))
+        context = Context(
+            stem=stem, size=self.bank.truth[stem].shape, seed=seed, sampler=self.bank.sampler(policy, stem, seed)
+        )
         sources = [(weight, list(source.proposals(context))) for weight, source in self.sources]
         return pick_distinct([GREEDY], sources, self.regime.num_samples, 0.98, context)[0], context
 
@@ -133,7 +135,8 @@ def _components(chosen: np.ndarray, greedy: np.ndarray, largest: int = 8) -> lis
 
 
 class Run:
-    """Model, optimiser and schedule of one regime; the step is the runner's own (``tests/unit/benchmarks`` holds them equal)."""
+    """Model, optimiser and schedule of one regime; the step is the runner's own (``tests/unit/benchmarks`` holds them
+    equal)."""
 
     def __init__(self, base: str, bank: Bank, regime: Regime, steps: int, seed: int) -> None:
         self.bank, self.regime, self.steps = bank, regime, steps
@@ -165,7 +168,9 @@ class Run:
         """The runner's batch for (image, pairs, horizontal, vertical) draws; a pair is two uint8 targets."""
         batch, chosen, rejected, index = [], [], [], []
         for row, (stem, group, horizontal, vertical) in enumerate(draws):
-            view = {(0, 0): 'identity', (1, 0): 'hflip', (0, 1): 'vflip', (1, 1): 'rot180'}[int(horizontal), int(vertical)]
+            view = {(0, 0): 'identity', (1, 0): 'hflip', (0, 1): 'vflip', (1, 1): 'rot180'}[
+                int(horizontal), int(vertical)
+            ]
             batch.append((self.bank.inputs(stem, view), stem, view))
             axes = [axis for axis, on in ((1, horizontal), (0, vertical)) if on]
             for pair in group:
@@ -178,8 +183,13 @@ class Run:
                       original_sizes=[b['original_sizes'][0] for b, _, _ in batch])
         if self.model.preference.use_reference:
             inputs['reference_low_res'] = torch.cat([self.reference_low_res(stem, view) for _, stem, view in batch])
-        return dict(batch=inputs, chosen=torch.stack(chosen), rejected=torch.stack(rejected),
-                    image_index=torch.tensor(index, device=self.bank.device), gaps=torch.ones(len(index), device=self.bank.device))
+        return dict(
+            batch=inputs,
+            chosen=torch.stack(chosen),
+            rejected=torch.stack(rejected),
+            image_index=torch.tensor(index, device=self.bank.device),
+            gaps=torch.ones(len(index), device=self.bank.device),
+        )
 
     def step(self, data: dict) -> dict:
         self.model.train()
@@ -238,8 +248,11 @@ def run_regime(base: str, bank: Bank, regime: Regime, k: int, seed: int, steps: 
         wants_rejected = bool(regime.preference.get('weight'))
         for stem in labelled:
             truth = bank.target(bank.truth[stem], SCORE_SIZE)
-            pools['labelled'][stem] = [(truth, bank.target(r, SCORE_SIZE)) for _, r in
-                                       mining.labelled_pairs(run.model.policy, stem, number)] if wants_rejected else [(truth, truth)]
+            pools['labelled'][stem] = (
+                [(truth, bank.target(r, SCORE_SIZE)) for _, r in mining.labelled_pairs(run.model.policy, stem, number)]
+                if wants_rejected
+                else [(truth, truth)]
+            )
         for stem in others:
             if regime.unlabelled == 'teacher' or (regime.unlabelled == 'masks' and not wants_rejected):
                 truth = bank.target(bank.truth[stem], SCORE_SIZE)

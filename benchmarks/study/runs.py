@@ -1,4 +1,5 @@
-"""What the studies share: the flags of a resumable, shareable run, and one JSON file in OUT/runs for each finished one."""
+"""What the studies share: the flags of a resumable, shareable run, and one JSON file in OUT/runs for each finished
+one."""
 from __future__ import annotations
 
 import argparse
@@ -16,7 +17,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument('--steps', type=int, help='optimiser steps of every recipe (default: as in the table)')
     parser.add_argument('--lr', type=float, help='learning rate of every recipe (default: as in the table)')
-    parser.add_argument('--shared', type=Path, default=ROOT.parent / 'shared', help='folder that holds data/hrf, data/chase_db1')
+    parser.add_argument(
+        '--shared', type=Path, default=ROOT.parent / 'shared', help='folder that holds data/hrf, data/chase_db1'
+    )
     parser.add_argument('--device')
     parser.add_argument('--shard', default='0/1')
     parser.add_argument('--minutes', type=float, default=float('inf'), help='start no new run after this long')

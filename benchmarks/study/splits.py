@@ -1,7 +1,7 @@
 """Images, pairs and everything frozen of one (base checkpoint, data set, seed), kept on the device.
 
-The language model is frozen in the study, so the [SEG] state of an image and its reference logits are constants: they are
-computed once a split and every recipe then costs SAM2 alone.
+The language model is frozen in the study, so the [SEG] state of an image and its reference logits are constants: they
+are computed once a split and every recipe then costs SAM2 alone.
 """
 from __future__ import annotations
 
@@ -121,20 +121,45 @@ class Split:
         return out
 
     def mine(self, policy=None, judge: str = 'IoU') -> list[dict]:
-        """Pairs of the start's own candidates, or of a policy's: dicts with ``image``, ``chosen`` and ``rejected`` (paths),
-        the IoUs. The judge says which is better."""
+        """Pairs of the start's own candidates, or of a policy's: dicts with ``image``, ``chosen`` and ``rejected``
+        (paths), the IoUs. The judge says which is better."""
         root = self.pairs_root / (f'start_{judge}' if policy is None else 'refreshed')
         if policy is not None:
             shutil.rmtree(root, ignore_errors=True)
         if not (root / 'dpo_annotations.json').exists():
-            generate_pairs(GenerateConfig(
-                mode='generate', images_dir=str(self.images), gt_dir=str(self.masks), output_dir=str(root),
-                model_path=self.base, num_samples=self.num_samples, min_iou_gap=self.min_iou_gap, seed=self.seed,
-                judge=(judge,), val_fraction=0, test_fraction=0, device=self.device), policy=policy or self.policy, preprocessor=self.pre, images=self.train_images)
+            generate_pairs(
+                GenerateConfig(
+                    mode='generate',
+                    images_dir=str(self.images),
+                    gt_dir=str(self.masks),
+                    output_dir=str(root),
+                    model_path=self.base,
+                    num_samples=self.num_samples,
+                    min_iou_gap=self.min_iou_gap,
+                    seed=self.seed,
+                    judge=(judge,),
+                    val_fraction=0,
+                    test_fraction=0,
+                    device=self.device,
+                ),
+                policy=policy or self.policy,
+                preprocessor=self.pre,
+                images=self.train_images,
+            )
         by_stem = {image.stem: image for image in self.train_images}
-        return [dict(image=by_stem[Path(r['image']).stem], chosen=root / r['chosen_mask'], rejected=root / r['rejected_mask'],
-                     chosen_iou=r['chosen_iou'], rejected_iou=r['rejected_iou'])
-                for r in json.loads((root / 'dpo_annotations.json').read_text())]
+        return [
+            dict(
+                image=by_stem[Path(r['image']).stem],
+                chosen=root / r['chosen_mask'],
+                rejected=root / r['rejected_mask'],
+                chosen_iou=r['chosen_iou'],
+                rejected_iou=r['rejected_iou'],
+            )
+            for r in json.loads((root / 'dpo_annotations.json').read_text())
+        ]
+
+    def _disagreement(self, pair: dict) -> float:
+        return float((self.target(pair['chosen']).float() - self.target(pair['rejected']).float()).abs().sum())
 
     def select(self, kind: str, own: list[dict]) -> dict[Path, list[dict]]:
         """Pairs of one kind (see ``table.Cell.pairs``), grouped by image."""
@@ -152,8 +177,7 @@ class Split:
             elif kind == 'own_best':
                 out[image] = [pair for pair in pairs if pair['chosen_iou'] == best]
             elif kind == 'own_hard':
-                size = lambda p: float((self.target(p['chosen']).float() - self.target(p['rejected']).float()).abs().sum())  # noqa: E731
-                out[image] = sorted(pairs, key=size)[:max(1, len(pairs) // 2)]
+                out[image] = sorted(pairs, key=self._disagreement)[:max(1, len(pairs) // 2)]
             elif kind == 'gt':
                 out[image] = pairs + against_truth
             elif kind == 'gt_only':

@@ -18,8 +18,9 @@ class Cell:
 
     Attributes:
         pairs: ``own`` (chosen is any better candidate of the policy), ``own_best`` (chosen is the best of them),
-            ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``own_topology`` (as ``own``, with clDice for the
-            judge instead of IoU), ``gt`` (ground truth among the candidates), ``gt_only`` (chosen is the ground truth).
+            ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``own_topology`` (as ``own``, with clDice
+            for the judge instead of IoU), ``gt`` (ground truth among the candidates), ``gt_only`` (chosen is the ground
+            truth).
         preference: fields of ``PreferenceConfig``.
         twin: name of the run without the preference term that differs in the preference weight alone.
         score_size: side of the square on which masks are scored, pixels.
@@ -105,15 +106,41 @@ def cells() -> list[Cell]:
         twin = f'gt: {name} only'
         table += [Cell(twin, 'gt', preference(0.0), group='attempts'),
                   Cell(f'gt: {name} + balanced x 0.2', 'gt', preference(0.2, **BALANCED), twin=twin, group='attempts')]
-    for parts, lr in (('full', 1e-4), ('full', 5e-4), ('full', 1e-3), ('lora', 3e-4), ('lora', 1e-3), ('decoder', 1e-3)):
+    for parts, lr in (
+        ('full', 1e-4),
+        ('full', 5e-4),
+        ('full', 1e-3),
+        ('lora', 3e-4),
+        ('lora', 1e-3),
+        ('decoder', 1e-3),
+    ):
         label = f'{parts} lr {lr:g}'
         table += [
             Cell(f'supervised on ground truth, {label}', 'gt_only', plain(0.0), parts=parts, lr=lr, group='rates'),
-            Cell(f'gt: supervised + balanced x 0.2, {label}', 'gt', supervised_and(0.2, **BALANCED), parts=parts, lr=lr,
-                 group='rates'),
-            Cell(f'own_best: supervised only, {label}', 'own_best', supervised_and(0.0), parts=parts, lr=lr,
-                 group='rates'),
-            Cell(f'own_best: supervised + balanced x 1, {label}', 'own_best', supervised_and(1.0, **BALANCED), parts=parts,
-                 lr=lr, twin=f'own_best: supervised only, {label}', group='rates'),
+            Cell(
+                f'gt: supervised + balanced x 0.2, {label}',
+                'gt',
+                supervised_and(0.2, **BALANCED),
+                parts=parts,
+                lr=lr,
+                group='rates',
+            ),
+            Cell(
+                f'own_best: supervised only, {label}',
+                'own_best',
+                supervised_and(0.0),
+                parts=parts,
+                lr=lr,
+                group='rates',
+            ),
+            Cell(
+                f'own_best: supervised + balanced x 1, {label}',
+                'own_best',
+                supervised_and(1.0, **BALANCED),
+                parts=parts,
+                lr=lr,
+                twin=f'own_best: supervised only, {label}',
+                group='rates',
+            ),
         ]
     return table

@@ -29,12 +29,32 @@ class Browser:
         theirs_read, ours_write = os.pipe()
         # The shell puts the pipes where the browser expects them.
         self._process = subprocess.Popen(
-            ['bash', '-c', f'exec 3<&{theirs_read} 4>&{theirs_write}; exec "$@"', 'browser', executable, '--headless=new',
-             '--remote-debugging-pipe', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
-             '--disable-background-networking', '--no-proxy-server', '--window-size=1500,1000', f'--lang={lang}',
-             f'--accept-lang={lang}', f'--user-data-dir={profile}', 'about:blank'],
-            pass_fds=(theirs_read, theirs_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**os.environ, 'HOME': str(profile)}, start_new_session=True)
+            [
+                'bash',
+                '-c',
+                f'exec 3<&{theirs_read} 4>&{theirs_write}; exec "$@"',
+                'browser',
+                executable,
+                '--headless=new',
+                '--remote-debugging-pipe',
+                '--no-sandbox',
+                '--disable-gpu',
+                '--disable-dev-shm-usage',
+                '--no-first-run',
+                '--disable-background-networking',
+                '--no-proxy-server',
+                '--window-size=1500,1000',
+                f'--lang={lang}',
+                f'--accept-lang={lang}',
+                f'--user-data-dir={profile}',
+                'about:blank',
+            ],
+            pass_fds=(theirs_read, theirs_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, 'HOME': str(profile)},
+            start_new_session=True,
+        )
         os.close(theirs_read), os.close(theirs_write)
         self._in, self._out = os.fdopen(ours_read, 'rb', 0), os.fdopen(ours_write, 'wb', 0)
         os.set_blocking(ours_read, False)
@@ -130,7 +150,14 @@ class Browser:
     def drag(self, x: float, y: float, dx: float, dy: float) -> None:
         self.call('Input.dispatchMouseEvent', type='mousePressed', x=x, y=y, button='left', clickCount=1)
         for part in (0.3, 1):
-            self.call('Input.dispatchMouseEvent', type='mouseMoved', x=x + dx * part, y=y + dy * part, button='left', buttons=1)
+            self.call(
+                'Input.dispatchMouseEvent',
+                type='mouseMoved',
+                x=x + dx * part,
+                y=y + dy * part,
+                button='left',
+                buttons=1,
+            )
         self.call('Input.dispatchMouseEvent', type='mouseReleased', x=x + dx, y=y + dy, button='left', clickCount=1)
 
     def wheel(self, x: float, y: float, delta: float) -> None:

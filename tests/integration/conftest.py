@@ -90,10 +90,22 @@ def cli(repo_root):
     def run(*command, code: int | None = 0, processes: int = 1, env: dict | None = None):
         import os
 
-        launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
+        launcher = (
+            ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
+        )
         done = subprocess.run(
-            [sys.executable, *launcher, *map(str, command)], cwd=repo_root, capture_output=True, text=True, timeout=600,
-            env={**os.environ, 'OMP_NUM_THREADS': str(max(1, 2 // processes)), 'CUDA_VISIBLE_DEVICES': '', **(env or {})})
+            [sys.executable, *launcher, *map(str, command)],
+            cwd=repo_root,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env={
+                **os.environ,
+                'OMP_NUM_THREADS': str(max(1, 2 // processes)),
+                'CUDA_VISIBLE_DEVICES': '',
+                **(env or {}),
+            },
+        )
         if code is not None:
             assert done.returncode == code, f'{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}'
         return done

@@ -78,17 +78,30 @@ def test_other_weights_find_no_stale_values(run_config, micro_checkpoint, tmp_pa
 
 
 def test_two_processes_share_the_work(run_config, cli, tmp_path):
-    done = cli('tools/train.py', run_config, '--work-dir', tmp_path / 'run', '--launcher', 'pytorch', '--cfg-options',
-               f'cache.dir={tmp_path / "cache"}', 'train_cfg.max_iters=1', 'cache.items=[vision_tokens,reference_low_res]',
-               processes=2)
+    done = cli(
+        'tools/train.py',
+        run_config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--launcher',
+        'pytorch',
+        '--cfg-options',
+        f'cache.dir={tmp_path / "cache"}',
+        'train_cfg.max_iters=1',
+        'cache.items=[vision_tokens,reference_low_res]',
+        processes=2,
+    )
     assert 'cache: vision_tokens, reference_low_res of 30 views' in done.stdout
-    # Twenty-four training views, three validation pairs' images; the same three, keyed by their pixels, without a reference.
+    # Twenty-four training views, three validation pairs' images; the same three, keyed by their pixels, without a
+    # reference.
     assert len(list((tmp_path / 'cache').glob('reference_low_res-*/*/*.safetensors'))) == 27
     assert len(list((tmp_path / 'cache').glob('vision_tokens-*/*/*.safetensors'))) == 30
 
 
 def test_the_bound_leaves_out_the_largest_kind(run_config, tmp_path):
-    log = train(run_config, tmp_path / 'run', tmp_path / 'cache', 'cache.max_gib=0.0005', 'train_cfg.max_iters=24', *FROZEN_ALL)
+    log = train(
+        run_config, tmp_path / 'run', tmp_path / 'cache', 'cache.max_gib=0.0005', 'train_cfg.max_iters=24', *FROZEN_ALL
+    )
     assert 'cache: sam2_levels needs' in log and 'left out' in log
     assert 'cache: seg_states, reference_low_res of 30 views' in log
 
@@ -96,7 +109,9 @@ def test_the_bound_leaves_out_the_largest_kind(run_config, tmp_path):
 def test_auto_caches_what_is_visited_often_enough(run_config, tmp_path):
     # Two images a step; 30 views have to be computed.
     short = train(run_config, tmp_path / 'short', tmp_path / 'cache', 'train_cfg.max_iters=4')
-    assert 'cache: off, 30 views would be computed for 8 visits' in short and not list((tmp_path / 'cache').glob('*/*/*'))
+    assert 'cache: off, 30 views would be computed for 8 visits' in short and not list(
+        (tmp_path / 'cache').glob('*/*/*')
+    )
     train(run_config, tmp_path / 'long', tmp_path / 'cache', 'train_cfg.max_iters=24')
     assert len(list((tmp_path / 'cache').glob('vision_tokens-*/*/*.safetensors'))) == 30
     short = train(run_config, tmp_path / 'again', tmp_path / 'cache', 'train_cfg.max_iters=2')
@@ -108,7 +123,8 @@ def test_lazily_filled_caches_train_the_same_and_hold_what_was_visited(run_confi
     log = train(run_config, tmp_path / 'lazy', tmp_path / 'cache', 'cache.lazy=True')
     assert '30 to be computed when they are first visited' in log
     assert_same_run(tmp_path / 'plain', tmp_path / 'lazy')
-    # Eight visits of twenty-four training views; the validation pairs' images need both, the validation masks' tokens only.
+    # Eight visits of twenty-four training views; the validation pairs' images need both, the validation masks' tokens
+    # only.
     references = len(list((tmp_path / 'cache').glob('reference_low_res-*/*/*.safetensors')))
     assert 3 < references <= 3 + 8
     assert len(list((tmp_path / 'cache').glob('vision_tokens-*/*/*.safetensors'))) == references + 3

@@ -1,8 +1,9 @@
 """Installed copies: what the wheel holds, and our commands inside a tree that looks like upstream Sa2VA's clone.
 
-Upstream's clone has regular packages ``projects``, ``projects.sa2va``, ``projects.sa2va.models`` and a ``tools/train.py`` of its
-own. With it first on the path and as the current folder, ours must run and upstream's must stay upstream's. Everything runs in
-its own process, against a copy of this repository that was installed once as editable and once as a wheel; nothing is fetched.
+Upstream's clone has regular packages ``projects``, ``projects.sa2va``, ``projects.sa2va.models`` and a
+``tools/train.py`` of its own. With it first on the path and as the current folder, ours must run and upstream's must
+stay upstream's. Everything runs in its own process, against a copy of this repository that was installed once as
+editable and once as a wheel; nothing is fetched.
 """
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def wheel(source, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module', params=['editable', 'wheel'])
 def installed(request, source, tmp_path_factory) -> Path:
-    """Interpreter of an environment that has this package installed and borrows everything else from the running one."""
+    """Interpreter of an environment that has this package installed and borrows everything else from the running
+    one."""
     root = tmp_path_factory.mktemp(request.param) / 'venv'
     venv.create(root, with_pip=False, symlinks=True)
     python = root / 'bin' / 'python'
@@ -81,7 +83,8 @@ def upstream(tmp_path) -> Path:
 
 
 def run(command, cwd: Path, path: Path | None = None, code: int = 0) -> str:
-    """Standard output of a command in ``cwd``, with ``path`` first on Python's path and nothing of this checkout on it."""
+    """Standard output of a command in ``cwd``, with ``path`` first on Python's path and nothing of this checkout on
+    it."""
     env = {name: value for name, value in os.environ.items() if name not in ('PYTHONPATH', 'VIRTUAL_ENV')}
     env.update(OMP_NUM_THREADS='2', CUDA_VISIBLE_DEVICES='', **({'PYTHONPATH': str(path)} if path else {}))
     done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
@@ -90,7 +93,9 @@ def run(command, cwd: Path, path: Path | None = None, code: int = 0) -> str:
 
 
 def python_says(python: Path, code: str, cwd: Path, path: Path | None = None) -> dict:
-    return json.loads(run([python, '-c', f'import json\n{code}\nprint(json.dumps(result))'], cwd, path).splitlines()[-1])
+    return json.loads(
+        run([python, '-c', f'import json\n{code}\nprint(json.dumps(result))'], cwd, path).splitlines()[-1]
+    )
 
 
 def package_of(python: Path, cwd: Path) -> Path:
@@ -134,17 +139,22 @@ def test_wheel_says_what_it_needs_and_xtuner_is_not_among_it(wheel):
 def test_installed_command_and_bundled_checkpoint_from_an_empty_folder(installed, tmp_path, source, repo_root):
     assert 'commands:' in run([installed.parent / 'sa2va-dpo', '--help'], tmp_path)
     assert '--work-dir' in run([installed.parent / 'sa2va-dpo', 'job', '--help'], tmp_path)
-    result = python_says(installed, '''
+    result = python_says(
+        installed,
+        '''
 import sa2va_dpo
 from sa2va_dpo import Predictor
 from sa2va_dpo.common.bundled import bundled_checkpoint, config_path
 from sa2va_dpo.drawn import draw
 drawn = draw('fundus', index=0, seed=123, size=256)
-prediction = Predictor.from_pretrained(bundled_checkpoint()).predict(drawn.image, '<image>Please segment the blood vessels.')
+predictor = Predictor.from_pretrained(bundled_checkpoint())
+prediction = predictor.predict(drawn.image, '<image>Please segment the blood vessels.')
 mask, truth = prediction.masks[0], drawn.mask > 0
 result = dict(checkpoint=bundled_checkpoint(), config=config_path('projects/sa2va/configs/sa2va_dpo_vessel.py'),
               package=sa2va_dpo.__file__, dice=2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()))
-''', tmp_path)
+''',
+        tmp_path,
+    )
     package = Path(result['package']).parent
     assert repo_root not in package.parents, 'the checkout was imported, not the installed copy'
     assert (package == source / 'projects' / 'sa2va') == ('editable' in str(installed))
@@ -181,7 +191,8 @@ def test_upstreams_commands_stay_upstreams(installed, upstream):
 
 def test_ours_mines_trains_and_tests_inside_upstreams_tree(
         installed, upstream, run_config, pair_root, micro_checkpoint, make_folders, repo_root):
-    """The guide's steps by command; the config is a child of the one in the installed package, named in upstream's folder."""
+    """The guide's steps by command; the config is a child of the one in the installed package, named in upstream's
+    folder."""
     package = package_of(installed, upstream)
     text = run_config.read_text()
     here = str(repo_root / 'projects/sa2va')
@@ -189,7 +200,11 @@ def test_ours_mines_trains_and_tests_inside_upstreams_tree(
     cache = str(run_config.parent / 'cache')
     (upstream / 'ours.py').write_text(text.replace(here, str(package)).replace(cache, str(upstream / 'cache')))
     images, gt = make_folders(upstream / 'data', range(4))
-    shutil.copytree(pair_root / 'masks', upstream / 'predictions' / 'thick', ignore=shutil.ignore_patterns('*_chosen.png', '*_1.png'))
+    shutil.copytree(
+        pair_root / 'masks',
+        upstream / 'predictions' / 'thick',
+        ignore=shutil.ignore_patterns('*_chosen.png', '*_1.png'),
+    )
     shutil.copytree(gt, upstream / 'predictions' / 'exact')
     for path in (upstream / 'predictions' / 'thick').iterdir():
         path.rename(path.with_name(path.name.replace('_rejected_0', '')))
@@ -197,8 +212,27 @@ def test_ours_mines_trains_and_tests_inside_upstreams_tree(
         if not (gt / path.name).is_file():
             path.unlink()
     program = [installed, '-m', 'sa2va_dpo']
-    run([*program, 'pairs', '--mode', 'from_predictions', '--images-dir', 'predictions', '--source_images_dir', images, '--gt_dir', gt,
-         '--output-dir', 'pairs', '--val-fraction', '0', *no_test(package)], upstream, upstream)
+    run(
+        [
+            *program,
+            'pairs',
+            '--mode',
+            'from_predictions',
+            '--images-dir',
+            'predictions',
+            '--source_images_dir',
+            images,
+            '--gt_dir',
+            gt,
+            '--output-dir',
+            'pairs',
+            '--val-fraction',
+            '0',
+            *no_test(package),
+        ],
+        upstream,
+        upstream,
+    )
     pairs = json.loads((upstream / 'pairs' / 'dpo_annotations.json').read_text())
     assert len(pairs) == 4 and all(pair['chosen_iou'] > pair['rejected_iou'] for pair in pairs)
 
@@ -207,8 +241,23 @@ def test_ours_mines_trains_and_tests_inside_upstreams_tree(
     saved = (upstream / 'run' / 'config.py').read_text()
     assert 'sa2va_dpo.plugins' in saved and 'projects.sa2va' not in saved
 
-    run([installed.parent / 'sa2va-dpo', 'test', 'run/config.py', 'run/iter_4.pth', '--work-dir', 'scores', '--images', images,
-         '--gt', gt, '--no_overlays'], upstream, upstream)
+    run(
+        [
+            installed.parent / 'sa2va-dpo',
+            'test',
+            'run/config.py',
+            'run/iter_4.pth',
+            '--work-dir',
+            'scores',
+            '--images',
+            images,
+            '--gt',
+            gt,
+            '--no_overlays',
+        ],
+        upstream,
+        upstream,
+    )
     assert json.loads((upstream / 'scores' / 'metrics.json').read_text())
     run([*program, 'export', 'run/config.py', 'run/iter_4.pth', 'exported'], upstream, upstream)
     assert (upstream / 'exported' / 'model.safetensors').is_file()

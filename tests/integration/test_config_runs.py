@@ -1,4 +1,5 @@
-"""One config, every way to run it: tools/train.py, the registered runner (as xtuner train builds it), plain mmengine."""
+"""One config, every way to run it: tools/train.py, the registered runner (as xtuner train builds it), plain
+mmengine."""
 import json
 import shutil
 

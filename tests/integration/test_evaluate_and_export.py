@@ -60,7 +60,9 @@ def test_deepspeed_directory(cli, run_config, tmp_path):
     cli('tools/test.py', run_config, tmp_path / 'run' / 'iter_2.pth', '--work-dir', tmp_path / 'eval', '--no-overlays')
     history = json.loads((tmp_path / 'run' / 'val_history.json').read_text())
     tested = json.loads((tmp_path / 'eval' / 'metrics.json').read_text())['metrics']['dice']['mean']
-    assert tested == pytest.approx(history[-1]['dice'], abs=0.02), 'bf16 in training, float32 master weights in the test'
+    assert tested == pytest.approx(history[-1]['dice'], abs=0.02), (
+        'bf16 in training, float32 master weights in the test'
+    )
 
 
 def test_exported_model_answers_as_the_trained_one(run_dir, run_config, micro_checkpoint, draw_case, tmp_path):
@@ -92,8 +94,16 @@ def test_a_checkpoint_of_another_config_is_refused(cli, run_dir, run_config, tmp
     for options, words in ((['model.trainable.mask_decoder=frozen'], 'no place in this config'),
                            (['model.trainable.sam2_neck=frozen'], 'no place in this config'),
                            (['model.trainable.prompt_encoder=full'], 'missing')):
-        run = cli('tools/test.py', run_config, run_dir / 'iter_2.pth', '--work-dir', tmp_path, '--cfg-options', *options,
-                  code=2)
+        run = cli(
+            'tools/test.py',
+            run_config,
+            run_dir / 'iter_2.pth',
+            '--work-dir',
+            tmp_path,
+            '--cfg-options',
+            *options,
+            code=2,
+        )
         assert words in run.stderr and run.stderr.count('error: ') == 1
 
 

@@ -6,7 +6,12 @@ from sa2va_dpo.models.checkpoint import read_trained_tensors
 
 pytestmark = pytest.mark.integration
 
-OPTIONS = ('model.trainable.llm.dropout=0.1', 'cache=None', 'train_cfg.val_interval=100', 'default_hooks.checkpoint.interval=2')
+OPTIONS = (
+    'model.trainable.llm.dropout=0.1',
+    'cache=None',
+    'train_cfg.val_interval=100',
+    'default_hooks.checkpoint.interval=2',
+)
 KINDS = dict(
     single=([], 1),
     workers=(['train_dataloader.num_workers=2'], 1),
@@ -21,8 +26,19 @@ def test_two_and_two_steps_are_four(cli, run_config, tmp_path, kind):
 
     def train(name, iters, *more):
         launcher = ['--launcher', 'pytorch'] if processes > 1 else []
-        cli('tools/train.py', run_config, '--work-dir', tmp_path / name, *launcher, *more, '--cfg-options', *OPTIONS, *options,
-            f'train_cfg.max_iters={iters}', processes=processes)
+        cli(
+            'tools/train.py',
+            run_config,
+            '--work-dir',
+            tmp_path / name,
+            *launcher,
+            *more,
+            '--cfg-options',
+            *OPTIONS,
+            *options,
+            f'train_cfg.max_iters={iters}',
+            processes=processes,
+        )
         return read_trained_tensors(tmp_path / name / f'iter_{iters}.pth')
 
     whole = train('whole', 4)

@@ -49,9 +49,19 @@ class Folder:
     def run(self, command: str, *more: str, codes: tuple[int, ...] = (0,)) -> str:
         words = command.split()
         assert words[0] == 'python'
-        done = subprocess.run([sys.executable, *words[1:], *more], cwd=self.root, capture_output=True, text=True, timeout=900,
-                              env={**os.environ, 'OMP_NUM_THREADS': '2', 'CUDA_VISIBLE_DEVICES': '',
-                                   'PYTHONPATH': str(self.checkout / 'projects/checkout')})
+        done = subprocess.run(
+            [sys.executable, *words[1:], *more],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            env={
+                **os.environ,
+                'OMP_NUM_THREADS': '2',
+                'CUDA_VISIBLE_DEVICES': '',
+                'PYTHONPATH': str(self.checkout / 'projects/checkout'),
+            },
+        )
         assert done.returncode in codes, f'{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}'
         return done.stdout + done.stderr
 
@@ -86,7 +96,10 @@ def folder(request):
 
 def test_step_1_writes_what_steps_2_and_3_read(folder):
     root = folder.root / 'data/dpo_vessel'
-    pairs, val_pairs = read_pairs(root / 'dpo_annotations.json', root), json.loads((root / 'dpo_annotations_val.json').read_text())
+    pairs, val_pairs = (
+        read_pairs(root / 'dpo_annotations.json', root),
+        json.loads((root / 'dpo_annotations_val.json').read_text()),
+    )
     val, test = (read_segs(root / f'{part}_annotations.json', root) for part in ('val', 'test'))
     assert pairs and len(val) == 1 and len(test) == 2
     images = [{record.image for record in pairs}, {record.image for record in val}, {record.image for record in test}]
@@ -95,7 +108,9 @@ def test_step_1_writes_what_steps_2_and_3_read(folder):
     assert {record['image'] for record in val_pairs} <= images[1]
     assert all(record.iou_gap >= 0.05 - 1e-9 for record in pairs)
     report = json.loads((root / 'generation_report.json').read_text())
-    assert report['split'] == dict(train=dict(patients=7, images=7), val=dict(patients=1, images=1), test=dict(patients=2, images=2))
+    assert report['split'] == dict(
+        train=dict(patients=7, images=7), val=dict(patients=1, images=1), test=dict(patients=2, images=2)
+    )
     assert '2 images of 2 patients for the test' in folder.said and '--val_fraction 0 --test_fraction 0' in folder.said
 
 
@@ -120,7 +135,8 @@ def step_3(folder) -> dict:
 
 
 def test_the_forms_of_step_2_share_a_folder_in_any_order(generated, tmp_path):
-    """The job, one process, two processes, the job again: each finds its own, and step 3 tests whichever ran in the folder last."""
+    """The job, one process, two processes, the job again: each finds its own, and step 3 tests whichever ran in the
+    folder last."""
     folder = copy.copy(generated)
     folder.root = tmp_path / 'guide'
     shutil.copytree(generated.root, folder.root, symlinks=True, ignore=shutil.ignore_patterns('work_dirs'))
@@ -134,7 +150,11 @@ def test_the_forms_of_step_2_share_a_folder_in_any_order(generated, tmp_path):
     trained = {Path(record.image).stem for record in read_pairs(pairs / 'dpo_annotations.json', pairs)}
     assert tested == test and not tested & trained
     summary = json.loads((work_dir / 'summary.json').read_text())
-    assert (work_dir / 'iter_2.pth').is_symlink() and (work_dir / 'config.py').is_file() and list(work_dir.glob('*/*/vis_data'))
+    assert (
+        (work_dir / 'iter_2.pth').is_symlink()
+        and (work_dir / 'config.py').is_file()
+        and list(work_dir.glob('*/*/vis_data'))
+    )
     assert step_3(folder)['n_images'] == 2
 
     said = folder.run(STEP_2, *SHORT)
@@ -150,5 +170,9 @@ def test_the_forms_of_step_2_share_a_folder_in_any_order(generated, tmp_path):
     # Anew, the job leaves what is theirs alone, unless it is told to remove it, and says so.
     ours = (work_dir / 'training/iter_2.pth').stat().st_mtime_ns
     said = folder.run(STEP_2_BASH, '--overwrite', *SHORT, codes=(0, 3))
-    assert 'removed what a run of kind training' in said and (work_dir / 'training/iter_2.pth').stat().st_mtime_ns > ours
-    assert (work_dir / 'iter_2.pth').is_symlink() and json.loads((work_dir / 'summary.json').read_text())['before'] == summary['before']
+    assert (
+        'removed what a run of kind training' in said and (work_dir / 'training/iter_2.pth').stat().st_mtime_ns > ours
+    )
+    assert (work_dir / 'iter_2.pth').is_symlink() and json.loads((work_dir / 'summary.json').read_text())[
+        'before'
+    ] == summary['before']

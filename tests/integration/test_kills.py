@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from sa2va_dpo.engine.checkpointing import select
+from sa2va_dpo.engine.run_folder import select
 
 pytestmark = pytest.mark.integration
 
-# A process that has imported everything forks one child a run: importing takes longer than the runs. The child kills itself
-# right before or after the N-th renaming (or validated image), which is where a kill can tear a commit.
+# A process that has imported everything forks one child a run: importing takes longer than the runs. The child kills
+# itself right before or after the N-th renaming (or validated image), which is where a kill can tear a commit.
 SERVER = '''
 import json, os, signal, sys
 from sa2va_dpo import plugins
@@ -64,8 +64,14 @@ METRICS = ('dice', 'iou', 'pairs/accuracy')
 
 @pytest.fixture(scope='module')
 def train(run_config, repo_root, tmp_path_factory):
-    server = subprocess.Popen([sys.executable, '-c', SERVER], cwd=repo_root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'})
+    server = subprocess.Popen(
+        [sys.executable, '-c', SERVER],
+        cwd=repo_root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
+    )
     outputs = tmp_path_factory.mktemp('outputs')
 
     def run(work_dir, *more, at=0, watch='files', code=0, log=os.devnull):
@@ -93,15 +99,24 @@ def undisturbed(train, tmp_path_factory):
 def outcome(work_dir):
     history = json.loads((work_dir / 'val_history.json').read_text())
     chosen = select(work_dir)
-    return ([(entry['iter'], 'checkpoint' in entry, *(round(entry[name], 4) for name in METRICS)) for entry in history],
-            None if chosen.checkpoint is None else chosen.checkpoint.name, sorted(p.name for p in work_dir.glob('*.pth')),
-            (work_dir / 'last_checkpoint').read_text().rpartition('/')[2])
+    return (
+        [(entry['iter'], 'checkpoint' in entry, *(round(entry[name], 4) for name in METRICS)) for entry in history],
+        None if chosen.checkpoint is None else chosen.checkpoint.name,
+        sorted(p.name for p in work_dir.glob('*.pth')),
+        (work_dir / 'last_checkpoint').read_text().rpartition('/')[2],
+    )
 
 
 def test_the_order_of_a_commit(undisturbed):
     names = [line.split(' ', 2)[2] for line in undisturbed[1] if 'after' in line]
     names = [name for name in names if name.endswith(('.pth', 'val_history.json', 'last_checkpoint'))]
-    assert names[:5] == ['val_history.json', 'best_dice_iter_2.pth', 'iter_2.pth', 'val_history.json', 'last_checkpoint']
+    assert names[:5] == [
+        'val_history.json',
+        'best_dice_iter_2.pth',
+        'iter_2.pth',
+        'val_history.json',
+        'last_checkpoint',
+    ]
 
 
 def test_a_kill_at_any_file_operation_changes_nothing(undisturbed, train, tmp_path):
@@ -173,10 +188,17 @@ def test_a_resume_with_other_settings_is_refused(undisturbed, train, tmp_path, o
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_training_with_a_line_that_says_how_to_go_on(undisturbed, train, tmp_path, run_config, repo_root, number, code):
-    process = subprocess.Popen([sys.executable, 'tools/train.py', str(run_config), '--work-dir', str(tmp_path)], cwd=repo_root,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
+def test_signals_end_training_with_a_line_that_says_how_to_go_on(
+    undisturbed, train, tmp_path, run_config, repo_root, number, code
+):
+    process = subprocess.Popen(
+        [sys.executable, 'tools/train.py', str(run_config), '--work-dir', str(tmp_path)],
+        cwd=repo_root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+    )
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -188,14 +210,29 @@ def test_signals_end_training_with_a_line_that_says_how_to_go_on(undisturbed, tr
     assert outcome(tmp_path) == outcome(undisturbed[0])
 
 
-@pytest.mark.parametrize('option, words', [
-    ('optim_wrapper.optimizer.lr=-1', 'lr'), ('optim_wrapper.optimizer.type=Adamm', 'Adamm'), ('lr=fast', 'lr'),
-    ('optim_wrapper.optimizer.betas=3', 'optim_wrapper'), ('model.trainable.llm.r=-2', 'r'), ('train_cfg.val_interval=0', 'val_interval'),
-    ('param_scheduler=7', 'param_scheduler'), ('default_hooks.checkpoint.interval=x', 'interval'),
-    ('default_hooks.checkpoint.save_best=dce', 'dce'), ('train_dataloader.batch_size=0', 'batch_size'),
-    ('train_dataloader.num_workers=-1', 'num_workers'), ('model.score_size=-5', 'score_size'), ('seed=-3', 'seed'),
-    ('seed=1e400', 'seed'), ('strategy.type=NoStrategy', 'NoStrategy'), ('visualizer.vis_backends=3', 'vis'),
-    ('default_hooks.checkpoint.by_epoch=True', 'by_epoch'), ('custom_hooks.0.type=NoHook', 'NoHook')])
+@pytest.mark.parametrize(
+    'option, words',
+    [
+        ('optim_wrapper.optimizer.lr=-1', 'lr'),
+        ('optim_wrapper.optimizer.type=Adamm', 'Adamm'),
+        ('lr=fast', 'lr'),
+        ('optim_wrapper.optimizer.betas=3', 'optim_wrapper'),
+        ('model.trainable.llm.r=-2', 'r'),
+        ('train_cfg.val_interval=0', 'val_interval'),
+        ('param_scheduler=7', 'param_scheduler'),
+        ('default_hooks.checkpoint.interval=x', 'interval'),
+        ('default_hooks.checkpoint.save_best=dce', 'dce'),
+        ('train_dataloader.batch_size=0', 'batch_size'),
+        ('train_dataloader.num_workers=-1', 'num_workers'),
+        ('model.score_size=-5', 'score_size'),
+        ('seed=-3', 'seed'),
+        ('seed=1e400', 'seed'),
+        ('strategy.type=NoStrategy', 'NoStrategy'),
+        ('visualizer.vis_backends=3', 'vis'),
+        ('default_hooks.checkpoint.by_epoch=True', 'by_epoch'),
+        ('custom_hooks.0.type=NoHook', 'NoHook'),
+    ],
+)
 def test_a_setting_that_libraries_refuse_is_one_line(train, tmp_path, option, words):
     text = train(tmp_path / 'w', '--cfg-options', option, code=2)
     lines = [line for line in text.splitlines() if line.startswith('error: ')]

@@ -29,7 +29,16 @@ SHORT = ('--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iter
 def test_chain(cli, folders, run_config, micro_checkpoint, tmp_path):
     run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', *SHORT)
     summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
-    assert set(summary) >= {'before', 'after', 'pairs', 'train_images', 'seconds', 'best_checkpoint', 'exported_hf', 'seed'}
+    assert set(summary) >= {
+        'before',
+        'after',
+        'pairs',
+        'train_images',
+        'seconds',
+        'best_checkpoint',
+        'exported_hf',
+        'seed',
+    }
     for side in ('before', 'after'):
         assert set(summary[side]) == {'dice', 'iou', 'precision', 'recall', 'cldice', 'n_images'}
         assert summary[side]['n_images'] == 8
@@ -49,7 +58,9 @@ def test_chain(cli, folders, run_config, micro_checkpoint, tmp_path):
     assert 'holds a job with other settings' in other.stderr
 
 
-def test_another_input_size_is_measured_beside_the_start_and_exported(cli, folders, run_config, micro_checkpoint, tmp_path):
+def test_another_input_size_is_measured_beside_the_start_and_exported(
+    cli, folders, run_config, micro_checkpoint, tmp_path
+):
     run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', '192', *SHORT)
     summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
     assert summary['sam_size']['own'] == 128 and summary['sam_size']['chosen'] == 192
@@ -59,7 +70,9 @@ def test_another_input_size_is_measured_beside_the_start_and_exported(cli, folde
     assert json.loads((exported / 'sam2_dims.json').read_text())['image_size'] == 192
     assert json.loads((micro_checkpoint / 'sam2_dims.json').read_text())['image_size'] == 128
     assert 'start, resized' in run.stdout and 'at 192 px' in run.stdout
-    assert 'score_size=96' in (tmp_path / 'w' / 'training' / 'config.py').read_text(), 'masks are scored at half the input size'
+    assert 'score_size=96' in (tmp_path / 'w' / 'training' / 'config.py').read_text(), (
+        'masks are scored at half the input size'
+    )
 
 
 def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_config, micro_checkpoint, tmp_path):
@@ -89,8 +102,18 @@ def tested_pairs(pair_root, make_folders, tmp_path_factory):
     root = tmp_path_factory.mktemp('tested') / 'pairs'
     shutil.copytree(pair_root, root)
     make_folders(root, (20, 21))
-    (root / 'test_annotations.json').write_text(json.dumps([
-        dict(image=f'images/case_{i}.png', mask=f'gt/case_{i}.png', prompt='<image>Please segment the blood vessels.') for i in (20, 21)]))
+    (root / 'test_annotations.json').write_text(
+        json.dumps(
+            [
+                dict(
+                    image=f'images/case_{i}.png',
+                    mask=f'gt/case_{i}.png',
+                    prompt='<image>Please segment the blood vessels.',
+                )
+                for i in (20, 21)
+            ]
+        )
+    )
     return root
 
 
@@ -99,7 +122,9 @@ def job_on_pairs(cli, pairs, run_config, micro_checkpoint, work_dir, *options, c
                '--sam_size', 'keep', '--work-dir', work_dir, *options, code=code)
 
 
-def test_pairs_that_exist_are_used_and_the_guides_test_finds_the_checkpoints(cli, tested_pairs, run_config, micro_checkpoint, tmp_path):
+def test_pairs_that_exist_are_used_and_the_guides_test_finds_the_checkpoints(
+    cli, tested_pairs, run_config, micro_checkpoint, tmp_path
+):
     before = {path: path.read_bytes() for path in tested_pairs.rglob('*') if path.is_file()}
     run = job_on_pairs(cli, tested_pairs, run_config, micro_checkpoint, tmp_path / 'w', *SHORT)
     summary = json.loads((tmp_path / 'w/summary.json').read_text())
@@ -108,8 +133,18 @@ def test_pairs_that_exist_are_used_and_the_guides_test_finds_the_checkpoints(cli
     assert {path: path.read_bytes() for path in tested_pairs.rglob('*') if path.is_file()} == before
     assert {p.stem for p in (tmp_path / 'w/test_after/overlays').glob('*.png')} == {'case_20', 'case_21'}
     # Step 3 of the guide finds it where the guide says.
-    cli('tools/test.py', run_config, tmp_path / 'w/iter_8.pth', '--work-dir', tmp_path / 'eval', '--images', tested_pairs / 'images', '--gt',
-        tested_pairs / 'gt', '--no-overlays')
+    cli(
+        'tools/test.py',
+        run_config,
+        tmp_path / 'w/iter_8.pth',
+        '--work-dir',
+        tmp_path / 'eval',
+        '--images',
+        tested_pairs / 'images',
+        '--gt',
+        tested_pairs / 'gt',
+        '--no-overlays',
+    )
     # The best by the history, whatever else lies there.
     history = json.loads((tmp_path / 'w/training/val_history.json').read_text())
     best = max(history[1:], key=lambda entry: entry['dice'])
@@ -135,7 +170,9 @@ def test_a_test_image_among_the_pairs_is_refused(cli, tested_pairs, run_config, 
     assert not (tmp_path / 'w/training').exists()
 
 
-def test_a_training_run_in_the_same_folder_leaks_in_neither_direction(cli, folders, tested_pairs, run_config, micro_checkpoint, tmp_path):
+def test_a_training_run_in_the_same_folder_leaks_in_neither_direction(
+    cli, folders, tested_pairs, run_config, micro_checkpoint, tmp_path
+):
     work_dir = tmp_path / 'w'
     theirs = ('tools/train.py', run_config, '--work-dir', work_dir, '--data-root', tested_pairs)
     cli(*theirs)
@@ -151,18 +188,43 @@ def test_a_training_run_in_the_same_folder_leaks_in_neither_direction(cli, folde
     cli(*theirs, '--resume', '--cfg-options', 'train_cfg.max_iters=6')
     assert [entry['iter'] for entry in json.loads((work_dir / 'val_history.json').read_text())] == [0, 2, 4, 6]
     # A run on other pairs is refused by name in this folder, and never mixes with the job's.
-    refused = cli('tools/train.py', run_config, '--work-dir', work_dir, '--data-root', work_dir / 'pairs', '--resume', code=2)
+    refused = cli(
+        'tools/train.py', run_config, '--work-dir', work_dir, '--data-root', work_dir / 'pairs', '--resume', code=2
+    )
     assert 'holds another run' in refused.stderr and refused.stderr.count('\n') == 1
-    refused = cli('tools/train.py', run_config, '--work-dir', work_dir / 'training', '--data-root', tested_pairs, '--resume', code=2)
+    refused = cli(
+        'tools/train.py',
+        run_config,
+        '--work-dir',
+        work_dir / 'training',
+        '--data-root',
+        tested_pairs,
+        '--resume',
+        code=2,
+    )
     assert 'holds another run' in refused.stderr
     # --overwrite starts both anew, and says so.
-    anew = job(cli, folders, run_config, micro_checkpoint, work_dir, '--sam_size', 'keep', '--overwrite', '--cfg-options',
-               'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_iters=2', code=3)
+    anew = job(
+        cli,
+        folders,
+        run_config,
+        micro_checkpoint,
+        work_dir,
+        '--sam_size',
+        'keep',
+        '--overwrite',
+        '--cfg-options',
+        'optim_wrapper.optimizer.lr=0.0',
+        'train_cfg.max_iters=2',
+        code=3,
+    )
     assert 'iter_2.pth' in anew.stdout and 'removing what an earlier job left there' in anew.stdout
     assert json.loads((work_dir / 'training/val_history.json').read_text())[-1]['iter'] == 2
 
 
-def test_after_a_job_training_in_its_folder_starts_from_nothing(cli, tested_pairs, run_config, micro_checkpoint, tmp_path):
+def test_after_a_job_training_in_its_folder_starts_from_nothing(
+    cli, tested_pairs, run_config, micro_checkpoint, tmp_path
+):
     work_dir = tmp_path / 'w'
     job_on_pairs(cli, tested_pairs, run_config, micro_checkpoint, work_dir, *SHORT)
     inside = {path.name: path.read_bytes() for path in (work_dir / 'training').iterdir() if path.is_file()}
@@ -173,15 +235,22 @@ def test_after_a_job_training_in_its_folder_starts_from_nothing(cli, tested_pair
     assert not (work_dir / 'config.py').is_symlink()
 
 
-def test_killed_in_training_it_goes_on_and_edited_annotations_are_refused(cli, folders, run_config, micro_checkpoint, repo_root, tmp_path):
+def test_killed_in_training_it_goes_on_and_edited_annotations_are_refused(
+    cli, folders, run_config, micro_checkpoint, repo_root, tmp_path
+):
     images, gt = folders
     work_dir = tmp_path / 'w'
     options = ('--sam_size', 'keep', '--cfg-options', 'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=30',
                'train_cfg.val_interval=30', 'default_hooks.checkpoint.interval=2')
     command = [sys.executable, '-m', 'sa2va_dpo', 'job', '--model', micro_checkpoint, '--images', images, '--gt', gt,
                '--config', run_config, '--work-dir', work_dir, '--min_iou_gap', '0.01', *options]
-    process = subprocess.Popen(list(map(str, command)), cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=repo_root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         end = time.monotonic() + 300
         while not (work_dir / 'training/last_checkpoint').is_file():

@@ -110,7 +110,9 @@ def test_without_validation_pairs_one_line_says_so(run_config, pair_root, tmp_pa
                 'train_cfg.max_iters=2'])
     [log] = (tmp_path / 'run').glob('*/*.log')
     assert log.read_text().count('no validation pairs, so pairs/* is not reported') == 1
-    assert not any(name.startswith('pairs/') for name in json.loads((tmp_path / 'run' / 'val_history.json').read_text())[-1])
+    assert not any(
+        name.startswith('pairs/') for name in json.loads((tmp_path / 'run' / 'val_history.json').read_text())[-1]
+    )
 
 
 def train_tiny(run_config, repo_root, work_dir, preference: str, *options: str, data_root=None) -> list[dict]:

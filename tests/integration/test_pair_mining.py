@@ -43,7 +43,9 @@ def environment():
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob('*')) if path.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +59,9 @@ def whole(drawn, micro_checkpoint, repo_root, tmp_path_factory):
 
 
 def test_the_command_writes_what_training_reads(whole):
-    assert read_pairs(whole / 'dpo_annotations.json', whole) and len(read_segs(whole / 'val_annotations.json', whole)) == 3
+    assert (
+        read_pairs(whole / 'dpo_annotations.json', whole) and len(read_segs(whole / 'val_annotations.json', whole)) == 3
+    )
     report = json.loads((whole / 'generation_report.json').read_text(encoding='utf-8'))
     # Twelve patients: two are the test's, of whom no pair is made.
     assert len(read_segs(whole / 'test_annotations.json', whole)) == 2
@@ -68,8 +72,13 @@ def test_killed_at_random_moments_it_ends_the_same(drawn, micro_checkpoint, repo
     out, moments = tmp_path / 'out', random.Random(1)
     kills = 0
     for _ in range(2):
-        process = subprocess.Popen([sys.executable, *command(drawn, micro_checkpoint, out)], cwd=repo_root, env=environment(),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, *command(drawn, micro_checkpoint, out)],
+            cwd=repo_root,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         # Importing takes most of the time; the journal shows when the work begins.
         while process.poll() is None and not list(out.glob('*journal*')):
             time.sleep(0.02)
@@ -79,8 +88,13 @@ def test_killed_at_random_moments_it_ends_the_same(drawn, micro_checkpoint, repo
             kills += 1
         process.wait()
     assert kills
-    subprocess.run([sys.executable, *command(drawn, micro_checkpoint, out)], cwd=repo_root, env=environment(), check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, *command(drawn, micro_checkpoint, out)],
+        cwd=repo_root,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
     assert contents(out) == contents(whole)
 
 
@@ -116,7 +130,9 @@ def test_greedy_candidate_is_what_the_parity_fixture_says(shared_dir):
         output = model.mask_logits(pre.collate([pre(image, prompt)]))
     expected = upsample_logits(output.low_res, model.sam_size, image.shape[:2])[0].numpy()
     sampler = PolicySampler(Policies(None, 'cpu', model, pre), image, 'image', prompt, 0)
-    answers = sampler.masks([Request(), Request(rank=1), Request(seg_noise=2.0), Request(dropout=0.4), Request(view='tiles2')])
+    answers = sampler.masks(
+        [Request(), Request(rank=1), Request(seg_noise=2.0), Request(dropout=0.4), Request(view='tiles2')]
+    )
     assert (answers[0][0] != (expected > 0)).mean() < 1e-4
     np.testing.assert_allclose(sampler.probability(), 1 / (1 + np.exp(-expected)), atol=1e-5)
     assert all(mask.shape == image.shape[:2] for mask, _ in answers)

@@ -24,7 +24,8 @@ PROMPT = '<image>Please segment the blood vessels.'
 
 
 def variants(mask: np.ndarray) -> list[np.ndarray]:
-    """The mask, one whose left part lost vessels and whose lower part gained thickness, one that is thick, one that is cut."""
+    """The mask, one whose left part lost vessels and whose lower part gained thickness, one that is thick, one that is
+    cut."""
     size, plain = len(mask), mask.astype(np.uint8)
     worse = mask.copy()
     worse[:, :size // 3] = cv2.erode(plain, np.ones((3, 3)))[:, :size // 3] > 0
@@ -76,9 +77,23 @@ class Page:
 
     def __init__(self, repo_root: Path, root: Path, reviewer: str, *flags: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, 'scripts/review_pairs.py', '--data_root', str(root), '--reviewer', reviewer, '--port', '0', *flags],
-            cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'})
+            [
+                sys.executable,
+                'scripts/review_pairs.py',
+                '--data_root',
+                str(root),
+                '--reviewer',
+                reviewer,
+                '--port',
+                '0',
+                *flags,
+            ],
+            cwd=repo_root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'},
+        )
         self.printed = [self.process.stdout.readline(), self.process.stdout.readline()]
         assert 'http://127.0.0.1:' in self.printed[1], ''.join(self.printed) + self.process.stdout.read()
         self.address = self.printed[1].strip()
@@ -127,7 +142,9 @@ def start(repo_root):
 
 def at(browser, position):
     """Wait until the item at a position is on the screen, drawn, and the page takes keys again."""
-    browser.wait(f'window.page && page.at === {position} && (page.ended || !!page.data || !!page.problem) && !page.waiting')
+    browser.wait(
+        f'window.page && page.at === {position} && (page.ended || !!page.data || !!page.problem) && !page.waiting'
+    )
     browser.js('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => 1)')
 
 
@@ -141,7 +158,8 @@ def middle(browser, selector):
     return round(box['y'] + box['height'] / 2)
 
 
-_DATA = """const shown = document.querySelectorAll(".panel canvas")[%d], canvas = new OffscreenCanvas(shown.width, shown.height);
+_DATA = """const shown = document.querySelectorAll(".panel canvas")[%d],
+            canvas = new OffscreenCanvas(shown.width, shown.height);
     const context = canvas.getContext("2d", {willReadFrequently: true});
     context.drawImage(shown, 0, 0);
     const data = context.getImageData(0, 0, canvas.width, canvas.height).data;"""
@@ -151,7 +169,8 @@ def pixels(browser, panel=0):
     """A number that tells what a panel shows."""
     return browser.js(f"""(() => {{ {_DATA % panel}
         let sum = 0;
-        for (let i = 0; i < data.length; i += 4) sum = (sum * 31 + data[i] + 3 * data[i + 1] + 7 * data[i + 2]) % 1000000007;
+        for (let i = 0; i < data.length; i += 4)
+            sum = (sum * 31 + data[i] + 3 * data[i + 1] + 7 * data[i + 2]) % 1000000007;
         return sum; }})()""")
 
 
@@ -258,8 +277,9 @@ def test_pairs_from_the_first_key_to_the_merge(browser, start, tmp_path, cli):
     browser.key('o')
     browser.wait('document.querySelectorAll("#overview .card img").length === 6 && '
                  '[...document.querySelectorAll("#overview img")].every(i => i.complete && i.naturalWidth > 0)')
-    assert browser.js('[...document.querySelectorAll("#overview .card")].map(c => c.querySelector(".tag").textContent)') == [
-        'accept', 'swap', 'swap', 'skip', 'undecided', 'undecided']
+    assert browser.js(
+        '[...document.querySelectorAll("#overview .card")].map(c => c.querySelector(".tag").textContent)'
+    ) == ['accept', 'swap', 'swap', 'skip', 'undecided', 'undecided']
     browser.key('d')  # a key for the page below must not decide
     browser.press('#overview .card:nth-child(2)')
     at(browser, 1)
@@ -279,7 +299,10 @@ def test_pairs_from_the_first_key_to_the_merge(browser, start, tmp_path, cli):
     browser.call('Page.reload')
     at(browser, 4)
     # Two presses before the next pair is shown are one decision.
-    browser.js('for (let i = 0; i < 2; i++) document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "d", bubbles: true}))')
+    browser.js(
+        'for (let i = 0; i < 2; i++) document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "d", bubbles: '
+        'true}))'
+    )
     at(browser, 5)
     assert len(journal_lines(root, '*.jsonl')) == 7
     browser.press('#do-accept')
@@ -293,7 +316,9 @@ def test_pairs_from_the_first_key_to_the_merge(browser, start, tmp_path, cli):
 
     assert browser.problems == [] and browser.js('document.cookie') == ''
     assert {url.split('/')[2] for url in browser.requests if url.startswith('http')} == {f'127.0.0.1:{page.port}'}
-    cli('scripts/review_pairs.py', '--data_root', root, '--reviewer', '医生1', '--port', '0', code=2)  # held by the open page
+    cli(
+        'scripts/review_pairs.py', '--data_root', root, '--reviewer', '医生1', '--port', '0', code=2
+    )  # held by the open page
     page.interrupt()
     rest = page.process.stdout.read().splitlines()
     assert len(rest) == 1 and rest[0].startswith('interrupted: every decision is kept'), 'no warnings in the terminal'
@@ -303,7 +328,9 @@ def test_pairs_from_the_first_key_to_the_merge(browser, start, tmp_path, cli):
     assert [(record.extra.get('reviewed'), record.chosen_source) for record in merged] == [
         ('accept', 'ground_truth'), ('swap', 'morphology:mixed'), ('swap', 'morphology:mixed'), (None, 'ground_truth'),
         ('accept', 'ground_truth')]
-    assert merged[0].extra['reviewers'] == ['医生1'] and merged[0].extra['review_notes'] == {'医生1': '太细 {x} <b>a</b> "'}
+    assert merged[0].extra['reviewers'] == ['医生1'] and merged[0].extra['review_notes'] == {
+        '医生1': '太细 {x} <b>a</b> "'
+    }
     assert (root / 'review/dpo_annotations.original.json').read_bytes() == mined
 
 
@@ -316,7 +343,9 @@ def test_picks_from_the_first_click_to_the_pairs(browser, start, tmp_path, cli):
     images = browser.js('page.items.map(item => item.image)')
     apart = {entry['image']: entry for entry in json.loads((root / 'candidates.json').read_text())}
     assert len(images) == 6 and set(images) == set(apart)
-    assert 'secret' not in browser.js('document.documentElement.outerHTML') and '0.5' not in browser.js('document.body.innerText')
+    assert 'secret' not in browser.js('document.documentElement.outerHTML') and '0.5' not in browser.js(
+        'document.body.innerText'
+    )
     assert browser.js('document.querySelectorAll("[data-pick]").length') == 4
     assert browser.js('document.querySelectorAll(".panel").length') == 5
     assert all(blue(browser, panel) > 50 for panel in range(1, 5)) and blue(browser, 0) == 0
@@ -360,7 +389,14 @@ def test_picks_from_the_first_click_to_the_pairs(browser, start, tmp_path, cli):
     assert all(isinstance(pick, int) for _, pick in said[:2])
     # What was picked is what stood there.
     index = said[0][1]
-    browser.key('ArrowLeft'), at(browser, 2), browser.key('ArrowLeft'), at(browser, 1), browser.key('ArrowLeft'), at(browser, 0)
+    (
+        browser.key('ArrowLeft'),
+        at(browser, 2),
+        browser.key('ArrowLeft'),
+        at(browser, 1),
+        browser.key('ArrowLeft'),
+        at(browser, 0),
+    )
     assert browser.js('page.data.item.place') == 1
     shown = np.array(browser.js('Array.from(page.data.masks[1].bits)'), bool).reshape(256, 256)
     assert (shown == read_mask(root / apart[images[0]]['candidates'][index]['mask'])).all()
@@ -376,7 +412,8 @@ def test_picks_from_the_first_click_to_the_pairs(browser, start, tmp_path, cli):
     region = browser.js('''(() => { const { labels, width } = page.aiming, size = new Map();
         labels.forEach(label => label && size.set(label, (size.get(label) ?? 0) + 1));
         const best = [...size].sort((a, b) => b[1] - a[1])[2][0], i = labels.indexOf(best);
-        return [best, i % width + .5, Math.floor(i / width) + .5, page.aiming.on[best], page.aiming.data.masks[0].bits[i]]; })()''')
+        return [best, i % width + .5, Math.floor(i / width) + .5,
+                page.aiming.on[best], page.aiming.data.masks[0].bits[i]]; })()''')
     label, x, y, was, base = region
     assert was == base
     box = browser.box('.port')
@@ -386,8 +423,11 @@ def test_picks_from_the_first_click_to_the_pairs(browser, start, tmp_path, cli):
     browser.wait(f'page.aiming.on[{label}] === {1 - was}')
     at(browser, 3)
     assert pixels(browser) != looked
-    wanted = np.array(browser.js('''(() => { const { labels, on, data } = page.aiming;
-        return Array.from(labels, (label, i) => label ? on[label] : data.masks[0].bits[i]); })()'''), bool).reshape(256, 256)
+    wanted = np.array(
+        browser.js('''(() => { const { labels, on, data } = page.aiming;
+        return Array.from(labels, (label, i) => label ? on[label] : data.masks[0].bits[i]); })()'''),
+        bool,
+    ).reshape(256, 256)
     browser.drag(box['x'] + 200, box['y'] + 200, 50, 30)  # moving is no click
     assert browser.js('page.aiming.clicks') == 2
     browser.key('Enter')
@@ -421,11 +461,24 @@ def test_picks_from_the_first_click_to_the_pairs(browser, start, tmp_path, cli):
     picks = read_picks(root)
     records = picks_to_records(root, picks)
     assert isinstance(picks.agreed[images[3]].pick, Composite)
-    assert len([r for r in records if r.image == images[0]]) == 3 and len([r for r in records if r.image == images[3]]) == 4
+    assert (
+        len([r for r in records if r.image == images[0]]) == 3
+        and len([r for r in records if r.image == images[3]]) == 4
+    )
     cli('scripts/review_pairs.py', '--data_root', root, '--reviewer', '医生1', '--pick', '--merge')
     assert read_pairs(root / 'dpo_annotations.json', root) == records
     # The budget is used up: the job need not wait.
-    done = cli('scripts/review_pairs.py', '--data_root', root, '--reviewer', '医生1', '--pick', '--clicks', '5', '--exit-when-done')
+    done = cli(
+        'scripts/review_pairs.py',
+        '--data_root',
+        root,
+        '--reviewer',
+        '医生1',
+        '--pick',
+        '--clicks',
+        '5',
+        '--exit-when-done',
+    )
     assert '5 images decided' in done.stdout and 'http' not in done.stdout
 
 
@@ -440,7 +493,9 @@ def test_a_phone(browser, start, tmp_path):
     assert browser.js('document.documentElement.scrollWidth') <= 390, 'nothing sticks out'
     assert browser.js('[...document.querySelectorAll("button")].every(b => b.getBoundingClientRect().height >= 32)')
     # Below each other; one finger scrolls.
-    boxes = json.loads(browser.js('JSON.stringify([...document.querySelectorAll(".panel")].map(p => p.getBoundingClientRect()))'))
+    boxes = json.loads(
+        browser.js('JSON.stringify([...document.querySelectorAll(".panel")].map(p => p.getBoundingClientRect()))')
+    )
     assert len(boxes) == 4 and all(box['width'] > 350 for box in boxes) and boxes[1]['y'] > boxes[0]['y'] + 200
     browser.touch(*[[(200, y)] for y in range(600, 250, -25)])
     browser.wait('window.scrollY > 100')
@@ -482,7 +537,10 @@ def test_only_the_browser_that_opened_the_printed_address(browser, start, tmp_pa
     host = f'127.0.0.1:{page.port}'
     path = page.address.split(host)[1]
     assert page.ask('/')[0] == 403 and page.ask(path, Host='evil.example')[0] == 403
-    assert page.ask(path, Host=f'evil.example:{page.port}')[0] == 403 and page.ask(path, Origin='http://evil.example')[0] == 403
+    assert (
+        page.ask(path, Host=f'evil.example:{page.port}')[0] == 403
+        and page.ask(path, Origin='http://evil.example')[0] == 403
+    )
     # None of these used the address up.
     browser.open(page.address)
     at(browser, 0)
@@ -508,7 +566,9 @@ def test_only_the_browser_that_opened_the_printed_address(browser, start, tmp_pa
     page.interrupt()
     browser.key('1')
     browser.wait('!document.getElementById("banner").hidden')
-    assert 'does not answer' in browser.js('document.getElementById("banner").textContent') and browser.js('page.at') == 0
+    assert (
+        'does not answer' in browser.js('document.getElementById("banner").textContent') and browser.js('page.at') == 0
+    )
 
 
 def test_a_picture_that_cannot_be_read_stops_nobody(browser, start, tmp_path):

@@ -83,7 +83,8 @@ model = dict(trainable=dict(llm=dict(dropout=0.1)))
 train_cfg = dict(max_iters=6, val_interval=100)
 default_hooks = dict(checkpoint=dict(interval=2))
 custom_hooks = [dict(type='PairValidationHook'), dict(type='StartValidationHook'), dict(type='KillHook')]
-rounds = dict(count=2, judge='iou', unlabelled={str(unlabelled[0])!r}, unlabelled_gt={str(unlabelled[1])!r}, num_samples=4,
+rounds = dict(count=2, judge='iou', num_samples=4,
+              unlabelled={str(unlabelled[0])!r}, unlabelled_gt={str(unlabelled[1])!r},
               min_iou_gap=0.0)
 ''')
     return path
@@ -94,7 +95,9 @@ def train(rounds_config, repo_root):
     """Train in a process of its own, which may be killed."""
 
     def run(work_dir, *more, options=(), kill_at='', code=0, processes=1):
-        launcher = (['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else [])
+        launcher = (
+            ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
+        )
         cache = [] if any(option.startswith('cache') for option in options) else ['cache=None']
         command = [sys.executable, *launcher, 'tools/train.py', str(rounds_config), '--work-dir', str(work_dir), *more,
                    *(['--launcher', 'pytorch'] if processes > 1 else []), '--cfg-options', *cache, *options]
@@ -130,10 +133,26 @@ def assert_same_end(one, other):
 @pytest.fixture(scope='module')
 def whole(rounds_config, repo_root, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('whole')
-    subprocess.run([sys.executable, 'tools/train.py', str(rounds_config), '--work-dir', str(work_dir),
-                    '--cfg-options', 'cache=None'], cwd=repo_root, check=True,
-                   capture_output=True, env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH':
-                                             os.pathsep.join([str(rounds_config.parent), os.environ.get('PYTHONPATH', '')])})
+    subprocess.run(
+        [
+            sys.executable,
+            'tools/train.py',
+            str(rounds_config),
+            '--work-dir',
+            str(work_dir),
+            '--cfg-options',
+            'cache=None',
+        ],
+        cwd=repo_root,
+        check=True,
+        capture_output=True,
+        env={
+            **os.environ,
+            'OMP_NUM_THREADS': '1',
+            'CUDA_VISIBLE_DEVICES': '',
+            'PYTHONPATH': os.pathsep.join([str(rounds_config.parent), os.environ.get('PYTHONPATH', '')]),
+        },
+    )
     return work_dir
 
 
@@ -144,7 +163,10 @@ def test_two_rounds_leave_what_they_were(whole):
         assert record['decision'] in ('kept', 'taken back') and record['metric'] is not None
         assert record['labelled']['images'] == 6 and record['labelled']['usable_share'] == 1, 'every mask is trained on'
         assert record['unlabelled']['images'] == 5 and 0 < record['unlabelled']['usable_share'] <= 1
-        assert record['unlabelled']['best_iou'] >= record['unlabelled']['greedy_iou'] and record['unlabelled']['diversity'] > 0
+        assert (
+            record['unlabelled']['best_iou'] >= record['unlabelled']['greedy_iou']
+            and record['unlabelled']['diversity'] > 0
+        )
         assert record['labelled']['chosen_iou'] == 1
         assert {'Consensus', 'PredictedIoU', 'Agreement', 'ExpectedIoU'} == set(record['judge_agreement'])
         assert record['seconds'] > 0
@@ -157,8 +179,22 @@ def test_two_rounds_leave_what_they_were(whole):
     assert 'round 1: unlabelled: ' in log.read_text() and 'mined in' in log.read_text()
 
 
-PHASES = ('step@2', 'labelled mined@0', 'mined:3@0', 'committed@0', 'step@3', 'decided@3', 'saved@3', 'mined:2@3', 'mined:9@3',
-          'mined@3', 'committed@3', 'step@5', 'decided@6', 'saved@6')
+PHASES = (
+    'step@2',
+    'labelled mined@0',
+    'mined:3@0',
+    'committed@0',
+    'step@3',
+    'decided@3',
+    'saved@3',
+    'mined:2@3',
+    'mined:9@3',
+    'mined@3',
+    'committed@3',
+    'step@5',
+    'decided@6',
+    'saved@6',
+)
 
 
 @pytest.mark.parametrize('kill_at', PHASES)
@@ -180,10 +216,17 @@ def test_two_processes_share_the_mining_and_train_on_the_same_pairs(train, tmp_p
             if file.name != 'generation_report.json':
                 assert (one / file).read_bytes() == (two / file).read_bytes(), file
     # One image a process and step: four draws of both runs at the same places of one order.
-    assert rounds_of(tmp_path / 'two')[0]['unlabelled']['pairs'] == rounds_of(tmp_path / 'one')[0]['unlabelled']['pairs']
+    assert (
+        rounds_of(tmp_path / 'two')[0]['unlabelled']['pairs'] == rounds_of(tmp_path / 'one')[0]['unlabelled']['pairs']
+    )
 
 
-GENTLE = ('train_cfg.max_iters=24', 'train_cfg.val_interval=24', 'rounds.count=1', 'default_hooks.checkpoint.interval=24')
+GENTLE = (
+    'train_cfg.max_iters=24',
+    'train_cfg.val_interval=24',
+    'rounds.count=1',
+    'default_hooks.checkpoint.interval=24',
+)
 
 
 @pytest.mark.parametrize('strategy', [(), ('deepspeed_on_cpu=True',)], ids=['single', 'deepspeed'])
@@ -208,7 +251,11 @@ def test_the_guard_takes_a_harmful_round_back_exactly(train, tmp_path, strategy)
 
 def test_two_bad_rounds_in_a_row_end_the_run(train, tmp_path):
     train(tmp_path / 'gentle', options=GENTLE)
-    options = [f'load_from={tmp_path / "gentle/best_dice_iter_24.pth"}', 'optim_wrapper.optimizer.lr=1e6', 'rounds.count=3']
+    options = [
+        f'load_from={tmp_path / "gentle/best_dice_iter_24.pth"}',
+        'optim_wrapper.optimizer.lr=1e6',
+        'rounds.count=3',
+    ]
     train(tmp_path / 'run', options=options)
     content = json.loads((tmp_path / 'run/rounds.json').read_text())
     assert len(content['rounds']) == 2 and 'the run ends at iteration 4' in content['ended']
@@ -241,7 +288,8 @@ def test_a_judge_that_labels_contradict_is_refused(train, tmp_path):
 
 
 def test_people_pick_and_the_run_goes_on(train, tmp_path):
-    """Exit code 4 with the candidates on the disk; picks; the same command with --resume; the next round waits again."""
+    """Exit code 4 with the candidates on the disk; picks; the same command with --resume; the next round waits
+    again."""
     from sa2va_dpo.review.candidates import read_candidates
 
     options = ['rounds.judge=expert', 'rounds.unlabelled_gt=None', 'rounds.clicks=3']
@@ -289,7 +337,10 @@ def test_the_reference_of_a_round_survives_a_kill(train, tmp_path):
 def test_mining_from_caches_is_mining_without(train, tmp_path):
     frozen = ['model.trainable.llm=frozen', 'model.trainable.sam2_encoder=frozen', 'model.trainable.sam2_neck=frozen']
     train(tmp_path / 'plain', options=frozen)
-    train(tmp_path / 'cached', options=[*frozen, f'cache.dir={tmp_path / "cache"}', 'cache.items=[seg_states,sam2_levels]'])
+    train(
+        tmp_path / 'cached',
+        options=[*frozen, f'cache.dir={tmp_path / "cache"}', 'cache.items=[seg_states,sam2_levels]'],
+    )
     for one, other in zip(rounds_of(tmp_path / 'plain'), rounds_of(tmp_path / 'cached'), strict=True):
         assert one['unlabelled']['pairs'] == other['unlabelled']['pairs']
         assert one['unlabelled']['best_iou'] == pytest.approx(other['unlabelled']['best_iou'], abs=5e-3)

@@ -52,7 +52,9 @@ def test_the_five_metrics_of_the_guide_are_in_tensorboard(finished_run):
                  'optim/grad_norm', 'reference/dice'):
         assert name in scalars, f'{name} not in {scalars}'
     assert [event.step for event in events.Scalars('val/dice')] == [0, 2, 4]
-    assert events.Scalars('train/preference_nll')[0].value == pytest.approx(0.693147, abs=1e-4), 'policy == reference at step 1'
+    assert events.Scalars('train/preference_nll')[0].value == pytest.approx(0.693147, abs=1e-4), (
+        'policy == reference at step 1'
+    )
 
 
 def test_training_moves_the_policy(finished_run):

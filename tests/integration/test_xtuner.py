@@ -1,7 +1,7 @@
 """``xtuner train CONFIG``: XTuner's own entry point on our configs, one process, no launcher, no MPI.
 
-XTuner is no dependency (its pins contradict ours), so this is skipped where it is not installed. docs/environment.md says how to
-make an environment that has it.
+XTuner is no dependency (its pins contradict ours), so this is skipped where it is not installed. docs/environment.md
+says how to make an environment that has it.
 """
 from __future__ import annotations
 
@@ -34,13 +34,19 @@ def xtuner() -> str:
 def train(xtuner: str, *arguments, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """XTuner starts ``python`` from the path, so this interpreter has to be the first one there."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
-    clean = {name: value for name, value in os.environ.items() if name not in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT')}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT')
+    }
     return subprocess.run([xtuner, 'train', *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=900,
                           env={**clean, 'PATH': path, 'OMP_NUM_THREADS': '2', 'CUDA_VISIBLE_DEVICES': '', **env})
 
 
 def test_a_config_of_ours_trains_and_is_settled(xtuner, run_config, tmp_path):
-    done = train(xtuner, run_config, '--work-dir', tmp_path / 'run', '--cfg-options', 'beta=0.7', 'lr=2e-4', cwd=tmp_path)
+    done = train(
+        xtuner, run_config, '--work-dir', tmp_path / 'run', '--cfg-options', 'beta=0.7', 'lr=2e-4', cwd=tmp_path
+    )
     assert (tmp_path / 'run' / 'iter_4.pth').is_file(), done.stdout[-3000:] + done.stderr[-3000:]
 
     from mmengine.config import Config

@@ -14,11 +14,34 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, NAME = ROOT / 'projects' / 'sa2va', 'sa2va_dpo'
 # A room may import those before it.
-ROOMS = ('common', 'evaluation', 'drawn', 'models', 'datasets', 'caching', 'inference', 'preferences', 'review', 'engine', 'parity',
-         'commands')
+ROOMS = (
+    'common',
+    'evaluation',
+    'drawn',
+    'models',
+    'datasets',
+    'caching',
+    'inference',
+    'preferences',
+    'review',
+    'engine',
+    'parity',
+    'commands',
+)
 LONGEST = 400
 MOST_LOCAL_IMPORTS = 60
-READS = {'open', 'read_text', 'read_bytes', 'read_json', 'safe_open', 'load_file', 'from_pretrained', 'listdir', 'iterdir', 'glob'}
+READS = {
+    'open',
+    'read_text',
+    'read_bytes',
+    'read_json',
+    'safe_open',
+    'load_file',
+    'from_pretrained',
+    'listdir',
+    'iterdir',
+    'glob',
+}
 
 UPWARD: set[tuple[str, str]] = set()
 CIRCLES: set[frozenset[str]] = set()
@@ -193,4 +216,6 @@ def test_doors_hold_no_logic():
         if any(isinstance(node, logic) for node in ast.walk(tree)) or any(
                 ast.unparse(node.test) != "__name__ == '__main__'" for node in branches):
             found.add(str(path.relative_to(ROOT)))
-    assert found == DOORS_WITH_LOGIC, f'new: {found - DOORS_WITH_LOGIC}; not needed any more: {DOORS_WITH_LOGIC - found}'
+    assert found == DOORS_WITH_LOGIC, (
+        f'new: {found - DOORS_WITH_LOGIC}; not needed any more: {DOORS_WITH_LOGIC - found}'
+    )

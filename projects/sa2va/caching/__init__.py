@@ -1,1 +1,2 @@
-"""Results of frozen parts, computed once: what can be cached (kinds), where it lies (store), how it gets there (build)."""
+"""Results of frozen parts, computed once: what can be cached (kinds), where it lies (store), how it gets there
+(build)."""

@@ -74,7 +74,8 @@ def fill(policy: Sa2VAModel, maker: SampleMaker, wishes: Sequence[Wish], stores:
 
 
 def fill_one(policy: Sa2VAModel, maker: SampleMaker, wish: Wish, stores: Mapping[str, CacheStore]) -> bool:
-    """Compute what one view lacks; False where it lacks nothing (the same view twice, or another process was faster)."""
+    """Compute what one view lacks; False where it lacks nothing (the same view twice, or another process was
+    faster)."""
     kinds = _missing(wish, stores)
     if kinds:
         for kind, tensors in compute(policy, batch_of(maker, wish[0], policy), kinds).items():

@@ -39,9 +39,10 @@ def prepare(cfg: Config) -> list[str]:
 
     Args:
         cfg: ``cache`` is None or a dict: ``dir`` (folder; several runs may share it), ``items`` (``'auto'`` or names of
-            ``caching/kinds.py``), ``max_gib`` (bound on all that lies in ``dir``; with ``items='auto'`` the largest kinds
-            are left out until the rest fits), ``lazy`` (compute a view when it is first visited, not before training: the
-            first step comes sooner, and a second copy of the start stays in memory; without data-loader workers only).
+            ``caching/kinds.py``), ``max_gib`` (bound on all that lies in ``dir``; with ``items='auto'`` the largest
+            kinds are left out until the rest fits), ``lazy`` (compute a view when it is first visited, not before
+            training: the first step comes sooner, and a second copy of the start stays in memory; without data-loader
+                workers only).
             Unless lazy, ``'auto'`` caches nothing where training is too short for it to pay.
 
     Returns:
@@ -67,8 +68,10 @@ def prepare(cfg: Config) -> list[str]:
         stores = _stores(cfg, kinds, model, maker, asked['dir'])
         to_compute = missing(wishes, stores)
         if asked['items'] == 'auto' and not asked['lazy'] and to_compute * WORTH > visits:
-            return [f'cache: off, {to_compute} views would be computed for {visits} visits of training images (name the items '
-                    f'in cache.items to have them all the same)']
+            return [
+                f'cache: off, {to_compute} views would be computed for {visits} visits of training images (name the '
+                'items in cache.items to have them all the same)'
+            ]
         for store in stores.values():
             store.hold()
         lines += _fit(stores, _sizes(model, maker, wishes, list(stores)), asked, rank)
@@ -115,11 +118,15 @@ def _settings(cfg: Config) -> dict | None:
     if asked['lazy']:
         for name in ('train_dataloader', 'val_dataloader'):
             if (cfg.get(name) or {}).get('num_workers', 0):
-                raise InputError(f'cache.lazy: {name}.num_workers is {cfg[name].num_workers}, and workers have no model to '
-                                 f'compute with: set it to 0, or cache.lazy=False')
+                raise InputError(
+                    f'cache.lazy: {name}.num_workers is {cfg[name].num_workers}, and workers have no model to '
+                    f'compute with: set it to 0, or cache.lazy=False'
+                )
     if cfg.train_dataloader.dataset.type not in ('DPOVesselDataset', DPOVesselDataset, 'RoundPairs'):
-        raise InputError(f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
-                         f'set cache=None')
+        raise InputError(
+            f'cache: is for preference pairs (DPOVesselDataset), not for {cfg.train_dataloader.dataset.type}: '
+            f'set cache=None'
+        )
     return asked
 
 
@@ -161,7 +168,9 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
 def _start_model(cfg: Config) -> Sa2VARunModel:
     """The model as training begins with it: same dtypes, same device, adapters at zero."""
     with setting('model'):
-        model = MODELS.build({**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})})
+        model = MODELS.build(
+            {**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})}
+        )
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
         model = model.bfloat16()  # as DeepSpeed does
     return model.to(pick_device()).eval()
@@ -170,10 +179,14 @@ def _start_model(cfg: Config) -> Sa2VARunModel:
 def _precision(cfg: Config, model: Sa2VARunModel) -> ContextManager:
     if cfg.optim_wrapper.type != 'AmpOptimWrapper':
         return nullcontext()
-    return torch.autocast(next(model.parameters()).device.type, getattr(torch, cfg.optim_wrapper.get('dtype') or 'float16'))
+    return torch.autocast(
+        next(model.parameters()).device.type, getattr(torch, cfg.optim_wrapper.get('dtype') or 'float16')
+    )
 
 
-def _stores(cfg: Config, kinds: list[Kind], model: Sa2VARunModel, maker: SampleMaker, directory: str) -> dict[str, CacheStore]:
+def _stores(
+    cfg: Config, kinds: list[Kind], model: Sa2VARunModel, maker: SampleMaker, directory: str
+) -> dict[str, CacheStore]:
     device = next(model.parameters()).device.type
     precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
     preprocessing = maker.pre.fingerprint()
@@ -196,8 +209,10 @@ def _fit(stores: dict[str, CacheStore], sizes: dict[str, int], asked: dict, rank
         largest = max(stores, key=sizes.get)
         what = f'{largest} needs {sizes[largest] / _GIB:.3g} GiB and max_gib is {asked["max_gib"]:g}'
         if asked['items'] != 'auto':
-            raise InputError(f'cache: {what}: raise cache.max_gib, take {largest} out of cache.items, or set flip_prob=0 '
-                             f'(flips are four views of an image)')
+            raise InputError(
+                f'cache: {what}: raise cache.max_gib, take {largest} out of cache.items, or set flip_prob=0 '
+                f'(flips are four views of an image)'
+            )
         lines.append(f'cache: {what}: left out')
         del stores[largest]
     if rank:
@@ -211,13 +226,17 @@ def _fit(stores: dict[str, CacheStore], sizes: dict[str, int], asked: dict, rank
         freed = evict(root, keep, int(over))
         lines.append(f'cache: {freed / _GIB:.3g} GiB of earlier runs removed to stay within max_gib')
         if freed < over:
-            raise InputError(f'cache: {root} holds {(total - freed) / _GIB:.3g} GiB that other runs use, {needed / _GIB:.3g} '
-                             f'GiB more are needed and max_gib is {asked["max_gib"]:g}: raise cache.max_gib or choose '
-                             f'another cache.dir')
+            raise InputError(
+                f'cache: {root} holds {(total - freed) / _GIB:.3g} GiB that other runs use, {needed / _GIB:.3g} '
+                f'GiB more are needed and max_gib is {asked["max_gib"]:g}: raise cache.max_gib or choose '
+                f'another cache.dir'
+            )
     free = shutil.disk_usage(root).free
     if needed > free:
-        raise InputError(f'cache: {needed / _GIB:.3g} GiB are needed in {root}, the disk has {free / _GIB:.3g} GiB: free '
-                         f'space, choose another cache.dir, or lower cache.max_gib')
+        raise InputError(
+            f'cache: {needed / _GIB:.3g} GiB are needed in {root}, the disk has {free / _GIB:.3g} GiB: free '
+            f'space, choose another cache.dir, or lower cache.max_gib'
+        )
     return lines
 
 

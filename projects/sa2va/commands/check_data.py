@@ -13,7 +13,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description='Say which images fit which masks, and what about them is suspicious.')
     parser.add_argument('directory', help='folder of images, or one that holds folders of images and masks')
     parser.add_argument('--gt_dir', help='folder of masks, or JSON of outlines (default: found by names)')
-    parser.add_argument('--sheet', default='check_data.png', help='contact sheet to write (default: check_data.png here)')
+    parser.add_argument(
+        '--sheet', default='check_data.png', help='contact sheet to write (default: check_data.png here)'
+    )
     parser.add_argument('--no_sheet', action='store_true', help='write no contact sheet')
     parser.add_argument('--group_regex', help='first group of this expression on the file stem is the patient')
     return parser.parse_args(argv)
@@ -61,17 +63,24 @@ def describe(data, group_regex: str | None = None, most: int = 5) -> list[str]:
     images = len(data.matched) + len(data.without_mask)
     patients = {patient_of(image.stem, group_regex) for image, _, _ in data.matched}
     fields = sum(field is not None for _, _, field in data.matched)
-    lines = [f'{printable(data.images)}: {len(data.matched)} of {images} images have a mask in {printable(data.masks)}, '
-             f'{len(patients)} patients, {fields} fields of view']
-    lines += [f'  {printable(image.name)} -> {printable(mask.name)}' + (f', field of view {printable(field.name)}' if field else '')
-              for image, mask, field in data.matched[:3]]
+    lines = [
+        f'{printable(data.images)}: {len(data.matched)} of {images} images have a mask in {printable(data.masks)}, '
+        f'{len(patients)} patients, {fields} fields of view'
+    ]
+    lines += [
+        f'  {printable(image.name)} -> {printable(mask.name)}'
+        + (f', field of view {printable(field.name)}' if field else '')
+        for image, mask, field in data.matched[:3]
+    ]
     if len(data.matched) > 3:
         lines.append('  ...')
     for names, label in (([printable(path.name) for path in data.without_mask], 'images without a mask'),
                          ([printable(path.name) for path in data.without_image], 'masks without an image')):
         if names:
             lines.append(f'  {label} ({len(names)}): {some(names)}')
-    lines.append('  sizes: ' + some([f'{width} x {height} px ({count})' for (width, height), count in data.sizes.most_common()]))
+    lines.append(
+        '  sizes: ' + some([f'{width} x {height} px ({count})' for (width, height), count in data.sizes.most_common()])
+    )
     lines.append('  mask levels: ' + some([f'{levels} ({count})' for levels, count in data.levels.most_common()]))
     if data.shares:
         low, middle, high = np.quantile(data.shares, (0, 0.5, 1))

@@ -1,7 +1,7 @@
 """``sa2va-dpo SUBCOMMAND`` and ``python -m sa2va_dpo SUBCOMMAND``: one door to every command.
 
-A command's module is imported when it is called, and imports torch after its arguments are parsed: ``--help`` and a mistyped
-flag answer at once.
+A command's module is imported when it is called, and imports torch after its arguments are parsed: ``--help`` and a
+mistyped flag answer at once.
 """
 from __future__ import annotations
 
@@ -51,9 +51,18 @@ def usage() -> str:
     commands = available()
     width = max(map(len, commands))
     lines = [f'  {name:<{width}}  {command.summary}' for name, command in commands.items()]
-    return '\n'.join([
-        f'usage: {PROGRAM} COMMAND [ARGUMENTS]', '', 'Preference training (DPO) of Sa2VA vessel segmentation.', '', 'commands:',
-        *lines, '', f'{PROGRAM} COMMAND --help says what a command takes; --version prints {sa2va_dpo.__version__}.'])
+    return '\n'.join(
+        [
+            f'usage: {PROGRAM} COMMAND [ARGUMENTS]',
+            '',
+            'Preference training (DPO) of Sa2VA vessel segmentation.',
+            '',
+            'commands:',
+            *lines,
+            '',
+            f'{PROGRAM} COMMAND --help says what a command takes; --version prints {sa2va_dpo.__version__}.',
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,8 +23,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--prompt', help="the question of every image (default: the guide's)")
     add('--seed', type=int, help='of perturbations, choices and the split (default 0)')
     add('--max_pairs_per_image', type=int, help='default: all')
-    add('--val_fraction', type=float, help='share of the patients kept for validation (default 0.1; without --gt_dir 0)')
-    add('--test_fraction', type=float, help='share of the patients kept for the test, no pair is made of them (default 0.2)')
+    add(
+        '--val_fraction', type=float, help='share of the patients kept for validation (default 0.1; without --gt_dir 0)'
+    )
+    add(
+        '--test_fraction',
+        type=float,
+        help='share of the patients kept for the test, no pair is made of them (default 0.2)',
+    )
     add('--group_regex', help='first group of this expression on the file stem is the patient')
     add('--source_images_dir', help='original images (from_predictions; default: images beside --gt_dir)')
     add('--include_gt', action='store_true', help='the ground truth is a candidate, too')
@@ -48,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
     overwrite = settings.pop('overwrite', False)
     # What was not given keeps the default that GenerateConfig states.
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
     generate_pairs(GenerateConfig(**given), overwrite=overwrite)
     return 0

@@ -9,8 +9,9 @@ from sa2va_dpo.common.files import write_text
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
-        description='Compare our model with reference numbers of the original one: name, largest absolute difference, tolerance '
-                    'and verdict of every reference tensor. Exit code 1 if any fails, 2 for unusable input.')
+        description='Compare our model with reference numbers of the original one: name, largest absolute difference, '
+                    'tolerance and verdict of every reference tensor. Exit code 1 if any fails, 2 for unusable input.'
+    )
     parser.add_argument('fixture_dir', help='folder in the format of the parity fixtures')
     parser.add_argument('--json', metavar='FILE', help='also write the rows there')
     return parser.parse_args(argv)

@@ -1,4 +1,5 @@
-"""``tools/set_sam_size.py``: a copy of a checkpoint whose SAM2 looks at another number of pixels (docs/resolution.md)."""
+"""``tools/set_sam_size.py``: a copy of a checkpoint whose SAM2 looks at another number of pixels
+(docs/resolution.md)."""
 from __future__ import annotations
 
 import argparse
@@ -13,7 +14,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description='Copy a checkpoint with SAM2 looking at another number of pixels (docs/resolution.md).')
     parser.add_argument('checkpoint', type=Path, help='directory with a sam2_dims.json')
     parser.add_argument('output', type=Path, help='directory to write')
-    parser.add_argument('--size', type=int, required=True, help='side of the square SAM2 input, pixels; a multiple of 64')
+    parser.add_argument(
+        '--size', type=int, required=True, help='side of the square SAM2 input, pixels; a multiple of 64'
+    )
     return parser.parse_args(argv)
 
 

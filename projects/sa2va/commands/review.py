@@ -15,8 +15,9 @@ _LISTED = 20
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(
-        description='Look at preference pairs in the browser and decide: accept, swap, drop, skip. With --pick: choose the '
-                    'best of several masks. Then --merge.')
+        description='Look at preference pairs in the browser and decide: accept, swap, drop, skip. With --pick: '
+                    'choose the best of several masks. Then --merge.'
+    )
     add = parser.add_argument
     add('--data_root', required=True, help='folder that scripts/generate_dpo_dataset.py wrote')
     add('--ann_file', default=PAIRS_FILE, help='pairs in that folder (default %(default)s)')
@@ -25,9 +26,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--merge', action='store_true',
                       help="join the reviewers' decisions, and those merged before, into the annotations")
-    what.add_argument('--export', metavar='FILE', help="compare two reviewers (Cohen's kappa, confusion, disagreements): JSON")
-    add('--pick', action='store_true',
-        help='pick the best of the candidates of every image (the default where the folder holds candidates.json and no pairs)')
+    what.add_argument(
+        '--export', metavar='FILE', help="compare two reviewers (Cohen's kappa, confusion, disagreements): JSON"
+    )
+    add(
+        '--pick',
+        action='store_true',
+        help='pick the best of the candidates of every image (the default where the folder holds candidates.json and '
+             'no pairs)',
+    )
     add('--clicks', type=int, metavar='N', help='with --pick: the session ends after N decided images')
     add('--exit-when-done', action='store_true', help='with --pick: end once everything is decided')
     add('--lang', choices=('en', 'zh'), help="language of the page (default: the browser's)")
@@ -89,8 +96,10 @@ def _pick(args: argparse.Namespace, names: list[str]) -> None:
                 lang=args.lang)
     facts = pick_statistics(read_picks(args.data_root, names[0]))
     median = '' if facts['seconds_median'] is None else f', {facts["seconds_median"]:g} s each (median)'
-    print(f'{facts["decided"]} images decided by {names[0]}: {facts["candidate"]} picked, {facts["composite"]} put together, '
-          f'{facts["equal"]} about equal, {facts["none"]} without a good one{median}')
+    print(
+        f'{facts["decided"]} images decided by {names[0]}: {facts["candidate"]} picked, {facts["composite"]} put '
+        f'together, {facts["equal"]} about equal, {facts["none"]} without a good one{median}'
+    )
 
 
 def _merge(review, names: list[str]) -> None:
@@ -111,7 +120,9 @@ def _merge(review, names: list[str]) -> None:
 
 def _agreement(report: dict) -> str:
     kappa = 'not defined' if report['kappa'] is None else f'{report["kappa"]:.4f}'
-    return f"{report['pairs']} pairs decided by both, Cohen's kappa {kappa}, {len(report['disagreements'])} disagreements"
+    return (
+        f"{report['pairs']} pairs decided by both, Cohen's kappa {kappa}, {len(report['disagreements'])} disagreements"
+    )
 
 
 def _export(review, names: list[str], path: Path) -> None:

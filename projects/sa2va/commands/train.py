@@ -33,11 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     # After parsing, so that --help and a mistyped flag answer at once.
     from sa2va_dpo.engine.config import read_config
 
-    cfg = read_config(args.config, args.cfg_options, checkpoint=args.checkpoint, data_root=args.data_root, seed=args.seed)
+    cfg = read_config(
+        args.config, args.cfg_options, checkpoint=args.checkpoint, data_root=args.data_root, seed=args.seed
+    )
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.resume not in (None, 'auto') and not Path(args.resume).exists():
-        raise InputError(f'--resume {args.resume}: no such checkpoint: give an iter_N.pth, or --resume alone for the last one')
+        raise InputError(
+            f'--resume {args.resume}: no such checkpoint: give an iter_N.pth, or --resume alone for the last one'
+        )
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -50,8 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runner.train()
     except PicksWanted as wanted:
-        runner.logger.info(f'waiting for people: {wanted}. Pick with: python scripts/review_pairs.py --pick --data_root '
-                           f'{wanted.root} --reviewer NAME; then repeat this command with --resume')
+        runner.logger.info(
+            f'waiting for people: {wanted}. Pick with: python scripts/review_pairs.py --pick --data_root '
+            f'{wanted.root} --reviewer NAME; then repeat this command with --resume'
+        )
         return WAITING
     return 0
 

@@ -7,9 +7,11 @@ from typing import Sequence
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """``argparse.ArgumentParser`` that takes ``--val-fraction`` where ``--val_fraction`` was declared, and the other way round.
+    """``argparse.ArgumentParser`` that takes ``--val-fraction`` where ``--val_fraction`` was declared, and the other
+    way round.
 
-    The guide writes some flags one way and some the other, and nobody remembers which. Help shows the declared spelling.
+    The guide writes some flags one way and some the other, and nobody remembers which. Help shows the declared
+    spelling.
     """
 
     def parse_known_args(self, args=None, namespace=None):  # noqa: D102  (argparse's own contract)

@@ -14,8 +14,8 @@ def bundled_checkpoint() -> str:
 
 
 def bundled(path: str | Path) -> str:
-    """``path`` as it is where something is there; else, where it names a file or folder of this package as the repository
-    does (``projects/sa2va/...``), the package's own; else ``path`` as it is."""
+    """``path`` as it is where something is there; else, where it names a file or folder of this package as the
+    repository does (``projects/sa2va/...``), the package's own; else ``path`` as it is."""
     text = str(path)
     if not Path(text).exists() and Path(text).as_posix().startswith(_IN_REPOSITORY):
         inside = PACKAGE / Path(text).as_posix()[len(_IN_REPOSITORY):]
@@ -28,8 +28,8 @@ def config_path(name: str | Path) -> str:
     """The config file that a user means.
 
     Args:
-        name: a path, or the bare name of a config of this package (``sa2va_dpo_vessel``, with or without ``.py``). A path that
-            exists is taken as it is; the guide's path (``projects/sa2va/configs/...``) works from any folder.
+        name: a path, or the bare name of a config of this package (``sa2va_dpo_vessel``, with or without ``.py``). A
+            path that exists is taken as it is; the guide's path (``projects/sa2va/configs/...``) works from any folder.
 
     Returns:
         A path; ``name`` itself where nothing is found.

@@ -2,15 +2,16 @@
 
 The rule, in full:
 
-* An :class:`InputError` is a user's mistake, found by us: one line that names the setting or file and the remedy, exit code 2.
-* Where a user's value enters another library (a config section that is built, a file that is parsed), that place says so with
-  :func:`setting`. What the library raises there about the value (``ValueError``, ``TypeError``, ``KeyError`` ... out of *its* code,
-  or a ``ValueError`` that our own code raised on purpose) becomes an InputError. An ``AttributeError`` or ``TypeError`` out of
-  our own code stays what it is: a defect.
+* An :class:`InputError` is a user's mistake, found by us: one line that names the setting or file and the remedy, exit
+  code 2.
+* Where a user's value enters another library (a config section that is built, a file that is parsed), that place says
+  so with :func:`setting`. What the library raises there about the value (``ValueError``, ``TypeError``, ``KeyError``
+  ... out of *its* code, or a ``ValueError`` that our own code raised on purpose) becomes an InputError. An
+  ``AttributeError`` or ``TypeError`` out of our own code stays what it is: a defect.
 * Everything else is a defect: traceback, a request for a report, exit code 1.
 
-The traceback of a user's mistake goes to ``error.log`` of the folder that the command owns (:func:`log_tracebacks_to`); ``--debug``
-or ``SA2VA_DPO_DEBUG=1`` shows it.
+The traceback of a user's mistake goes to ``error.log`` of the folder that the command owns (:func:`log_tracebacks_to`);
+``--debug`` or ``SA2VA_DPO_DEBUG=1`` shows it.
 """
 from __future__ import annotations
 
@@ -38,14 +39,15 @@ _log_folder: Path | None = None
 class InputError(Exception):
     """Bad input from the user.
 
-    The message is one line that names the file or setting, the field and the remedy. Entry points print it and exit with
-    code 2; library code never catches it to go on.
+    The message is one line that names the file or setting, the field and the remedy. Entry points print it and exit
+    with code 2; library code never catches it to go on.
     """
 
 
 @contextmanager
 def setting(name: str, remedy: str = 'correct it, or leave it out for its default') -> Iterator[None]:
-    """Inside the block a user's value is handed to code that judges it: what that raises about it becomes an InputError.
+    """Inside the block a user's value is handed to code that judges it: what that raises about it becomes an
+    InputError.
 
     Args:
         name: of the setting, file or section, as the user knows it (``'optim_wrapper'``, ``'--device'``).
@@ -99,8 +101,8 @@ def debugging() -> bool:
 def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
     """Wrap a command-line ``main``: the rule above, and exit codes 130 and 143 for SIGINT and SIGTERM.
 
-    ``main`` returns its exit code (``None`` means 0). ``--debug`` anywhere on the command line sets ``SA2VA_DPO_DEBUG``, so that
-    child processes show their tracebacks as well.
+    ``main`` returns its exit code (``None`` means 0). ``--debug`` anywhere on the command line sets
+    ``SA2VA_DPO_DEBUG``, so that child processes show their tracebacks as well.
     """
 
     @functools.wraps(main)
@@ -132,8 +134,11 @@ def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
             code = DEFECT
             traceback.print_exc()
             _keep_traceback(error)
-            print('this is a defect of sa2va_dpo, not of your input: please report it with the lines above and the command',
-                  file=sys.stderr)
+            print(
+                'this is a defect of sa2va_dpo, not of your input: please report it with the lines above and the '
+                'command',
+                file=sys.stderr,
+            )
         sys.exit(code or 0)
 
     return wrapper

@@ -342,7 +342,8 @@ def hash_directory(path: str | os.PathLike, keep: Callable[[Path], bool] = lambd
 
 
 def directory_hashes(path: str | os.PathLike, keep: Callable[[Path], bool] = lambda path: True) -> dict[str, str]:
-    """Relative path -> hash of each file of a folder; hidden files and folders are left out. See :func:`hash_directory`."""
+    """Relative path -> hash of each file of a folder; hidden files and folders are left out. See
+    :func:`hash_directory`."""
     root = Path(path)
     if not root.is_dir():
         raise InputError(f'{root}: no such folder: check the path')

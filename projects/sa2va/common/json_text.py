@@ -1,4 +1,5 @@
-"""JSON, strictly: no name twice in an object, no NaN or infinity, no half of a surrogate pair, sizes within ``limits.py``."""
+"""JSON, strictly: no name twice in an object, no NaN or infinity, no half of a surrogate pair, sizes within
+``limits.py``."""
 from __future__ import annotations
 
 import json

@@ -49,5 +49,7 @@ def check_pixels(path: object, width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise InputError(f'{path}: is {width} x {height} px: it holds no picture')
     if width * height > limit('image_pixels'):
-        raise InputError(f'{path}: is {width} x {height} px, the limit is {limit("image_pixels")} pixels: make it smaller, or raise '
-                         f'{variable_of("image_pixels")}')
+        raise InputError(
+            f'{path}: is {width} x {height} px, the limit is {limit("image_pixels")} pixels: make it smaller, or raise '
+            f'{variable_of("image_pixels")}'
+        )

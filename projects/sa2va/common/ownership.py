@@ -1,9 +1,9 @@
 """One writer a folder, and a folder that knows whose it is.
 
 *Lock*: ``.owner.lock``, an flock of the writing process that the system drops when that process ends, however it ends.
-*Record*: ``owner.json``, what the folder holds: the kind of run, its identity (settings and content hashes) and the patterns
-of the files that this kind writes. Whatever does not match is refused with the first differences named; ``overwrite`` removes
-exactly the files of those patterns.
+*Record*: ``owner.json``, what the folder holds: the kind of run, its identity (settings and content hashes) and the
+patterns of the files that this kind writes. Whatever does not match is refused with the first differences named;
+``overwrite`` removes exactly the files of those patterns.
 
 A process that was started by the folder's owner (the main job starts the training) is its guest: it finds the owner's
 token in its environment (:meth:`Claim.lend`) and keeps a record of its own inside the owner's.
@@ -91,8 +91,15 @@ class Claim:
         self.release()
 
 
-def claim(folder: str | os.PathLike, kind: str, identity: Mapping[str, Any], ours: Sequence[str], overwrite: bool = False,
-          free: Iterable[str] = (), flag: str = '') -> Claim:
+def claim(
+    folder: str | os.PathLike,
+    kind: str,
+    identity: Mapping[str, Any],
+    ours: Sequence[str],
+    overwrite: bool = False,
+    free: Iterable[str] = (),
+    flag: str = '',
+) -> Claim:
     """Make a folder this process's own, for one kind of run with one identity.
 
     Under torchrun the process of rank 0 claims, the others wait for its record and compare theirs with it.
@@ -100,8 +107,8 @@ def claim(folder: str | os.PathLike, kind: str, identity: Mapping[str, Any], our
     Args:
         folder: made if need be.
         kind: a word, such as ``'training'``; it stands in messages.
-        identity: JSON values, nested mappings welcome: every setting that decides what is written, and content hashes of
-            what is read. It need not hold what may differ when a run goes on.
+        identity: JSON values, nested mappings welcome: every setting that decides what is written, and content hashes
+            of what is read. It need not hold what may differ when a run goes on.
         ours: patterns (``Path.glob``, relative) of what this kind writes. Only these are ever removed.
         overwrite: where another run's files are here, or this one's: remove them first.
         free: dotted names of ``identity`` that are recorded but not compared.
@@ -111,8 +118,8 @@ def claim(folder: str | os.PathLike, kind: str, identity: Mapping[str, Any], our
         The claim, a context manager.
 
     Raises:
-        InputError: another process is writing here; another run's files are here and ``overwrite`` is off; files are here
-            that no record explains; the folder cannot be made or locked.
+        InputError: another process is writing here; another run's files are here and ``overwrite`` is off; files are
+            here that no record explains; the folder cannot be made or locked.
     """
     folder, identity = Path(folder), json.loads(json.dumps(identity, default=str))
     name = f'{flag} {folder}'.strip()
@@ -131,7 +138,9 @@ def claim(folder: str | os.PathLike, kind: str, identity: Mapping[str, Any], our
             held.cleared = clear(folder)
             mine = None
         elif problem is not None:
-            remedy = 'choose another folder' + ('' if mine is None or guest else ', or add --overwrite to remove what is there')
+            remedy = 'choose another folder' + (
+                '' if mine is None or guest else ', or add --overwrite to remove what is there'
+            )
             raise InputError(f'{name}: {problem}: {remedy}')
         held.found = mine is not None
         if mine is None or _launch() != mine.get('launch'):
@@ -189,8 +198,8 @@ def lock(folder: str | os.PathLike, what: str, flag: str = '') -> Claim:
     claimed = Claim(folder, what, token=secrets.token_hex(8), _file=file)
     with writing(path):
         file.truncate(0)
-        file.write(json.dumps(dict(kind=what, pid=os.getpid(), host=socket.gethostname(), command=_command(), since=_now(),
-                                   token=claimed.token)))
+        file.write(json.dumps(dict(kind=what, pid=os.getpid(), host=socket.gethostname(), command=_command(),
+                                   since=_now(), token=claimed.token)))
         file.flush()
     remove_leftovers(folder)
     _held[place] = claimed
@@ -230,7 +239,10 @@ def clear(folder: str | os.PathLike) -> str:
     record = _read(folder)
     if record is None:
         return ''
-    patterns = [*record.get('ours', ()), *(p for guest in record.get('guests', {}).values() for p in guest.get('ours', ()))]
+    patterns = [
+        *record.get('ours', ()),
+        *(p for guest in record.get('guests', {}).values() for p in guest.get('ours', ())),
+    ]
     _check_patterns(patterns)
     found = _matches(folder, patterns)
     # The record last: a kill on the way leaves files that are still known as ours.
@@ -260,12 +272,15 @@ def differences(was: Any, now: Any, free: Iterable[str] = ()) -> list[str]:
     return found
 
 
-def _problem(folder: Path, kind: str, identity: Mapping, free: set[str], record: dict | None, ours: Sequence[str]) -> str | None:
+def _problem(
+    folder: Path, kind: str, identity: Mapping, free: set[str], record: dict | None, ours: Sequence[str]
+) -> str | None:
     """Why the folder is not this run's, or None."""
     if record is None:
         found = _matches(folder, ours)
         if found:
-            return f'holds {", ".join(path.name for path in found[:3])}{" ..." * (len(found) > 3)}, which no record ({RECORD}) explains'
+            some = ', '.join(path.name for path in found[:3]) + ' ...' * (len(found) > 3)
+            return f'holds {some}, which no record ({RECORD}) explains'
         return None
     if record.get('kind') != kind:
         return f'belongs to a run of kind {record.get("kind")}, begun {record.get("since")}'
@@ -285,12 +300,16 @@ def _follow(folder: Path, kind: str, identity: Mapping, free: set[str], name: st
             if entry.get('kind') == kind and entry.get('launch') == _launch():
                 changed = differences(entry['identity'], identity, free)
                 if changed:
-                    raise InputError(f'{name}: rank {rank()} sees something else than the first process: {changed[0]}: give '
-                                     'all machines the same files')
+                    raise InputError(
+                        f'{name}: rank {rank()} sees something else than the first process: {changed[0]}: give '
+                        'all machines the same files'
+                    )
                 return Claim(folder, kind, found=True)
         if time.monotonic() > end:
-            raise InputError(f'{name}: the first process has not claimed it after {_PATIENCE_S:.0f} s: is the folder on a disk '
-                             'that all machines share?')
+            raise InputError(
+                f'{name}: the first process has not claimed it after {_PATIENCE_S:.0f} s: is the folder on a disk '
+                'that all machines share?'
+            )
         time.sleep(0.1)
 
 
@@ -326,8 +345,10 @@ def _is_guest(folder: Path) -> bool:
 def _holder(text: str) -> str:
     try:
         holder = json.loads(text)
-        return (f'is being written by process {holder["pid"]} on {holder["host"]} ({holder["kind"]}: {holder["command"]}) since '
-                f'{holder["since"]}')
+        return (
+            f'is being written by process {holder["pid"]} on {holder["host"]} ({holder["kind"]}: {holder["command"]}) '
+            f'since {holder["since"]}'
+        )
     except (ValueError, KeyError, TypeError):
         return 'is being written by another process'
 
@@ -344,7 +365,13 @@ def _now() -> str:
 def _check_patterns(patterns: Sequence[str]) -> None:
     for pattern in patterns:
         pure = PurePosixPath(pattern)
-        if not isinstance(pattern, str) or pure.is_absolute() or '..' in pure.parts or not pure.parts or pattern in ('*', '**'):
+        if (
+            not isinstance(pattern, str)
+            or pure.is_absolute()
+            or '..' in pure.parts
+            or not pure.parts
+            or pattern in ('*', '**')
+        ):
             raise ValueError(f'{pattern!r} is no pattern of files inside a folder')
 
 

@@ -54,7 +54,8 @@ def pick_device(name: str | None = None, flag: str = '--device') -> str:
     """The device to compute on: ``cpu``, ``cuda:N`` or ``mps``.
 
     Args:
-        name: what the user asked for; ``cuda`` is this process's own GPU, ``None`` that where there is one, else the CPU.
+        name: what the user asked for; ``cuda`` is this process's own GPU, ``None`` that where there is one, else the
+            CPU.
         flag: where the user said it, for messages.
 
     Raises:

@@ -1,9 +1,9 @@
 """SIGINT and SIGTERM: the command and what it started end at a consistent point, and say how to go on.
 
-Both raise in the main thread (``KeyboardInterrupt``, :class:`Terminated`), so that ``finally`` blocks run; files are only ever
-renamed into place, so every point is a consistent one for a single file. Where several files belong together
-(:func:`deferred`) the signal waits for the end of the block. A second signal after a while, or a minute without an end, ends the
-process at once.
+Both raise in the main thread (``KeyboardInterrupt``, :class:`Terminated`), so that ``finally`` blocks run; files are
+only ever renamed into place, so every point is a consistent one for a single file. Where several files belong together
+(:func:`deferred`) the signal waits for the end of the block. A second signal after a while, or a minute without an end,
+ends the process at once.
 """
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Terminated(KeyboardInterrupt):
 
 
 def install() -> None:
-    """Handle SIGINT and SIGTERM in this process, also where a script that started it in the background had SIGINT ignored.
-    Only the main thread can; elsewhere this does nothing."""
+    """Handle SIGINT and SIGTERM in this process, also where a script that started it in the background had SIGINT
+    ignored. Only the main thread can; elsewhere this does nothing."""
     global _owner, _received, _depth, _waiting
     if threading.current_thread() is not threading.main_thread():
         return
@@ -111,7 +111,9 @@ def run_child(command: Sequence[str], env: Mapping[str, str] | None = None) -> i
     A signal to this process is passed on; the child is then waited for, so that both end. If this process is killed
     outright, the system sends the child a SIGTERM.
     """
-    with subprocess.Popen(list(command), env=None if env is None else dict(env), preexec_fn=_die_with_parent()) as child:
+    with subprocess.Popen(
+        list(command), env=None if env is None else dict(env), preexec_fn=_die_with_parent()
+    ) as child:
         try:
             code = child.wait()
         except KeyboardInterrupt as stop:

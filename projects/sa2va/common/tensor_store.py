@@ -65,8 +65,10 @@ class CacheStore:
             with safe_open(path, framework='pt') as file:
                 return {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError) as error:
-            raise InputError(f'{path}: missing or damaged ({str(error).splitlines()[0]}): delete {self.directory} and '
-                             f'start again, it is rebuilt; if an image was changed during the run, put it back') from None
+            raise InputError(
+                f'{path}: missing or damaged ({str(error).splitlines()[0]}): delete {self.directory} and '
+                f'start again, it is rebuilt; if an image was changed during the run, put it back'
+            ) from None
 
     def fill_with(self, filler: Callable[[Any], None]) -> None:
         """Let ``filler(view)`` store an item when it is first wanted, for all stores of this folder in this process."""

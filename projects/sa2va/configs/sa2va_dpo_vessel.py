@@ -1,8 +1,8 @@
 """Preference training of a released Sa2VA on vessel masks (full size, GPU).
 
-A setting of the first block is set here, or by its name on the command line (--cfg-options beta=0.2), and everything that
-uses it follows (docs/training.md). Paths are relative to the repository root. Without a GPU the same config runs in float32
-under mmengine's plain strategies, which is only practical for small checkpoints.
+A setting of the first block is set here, or by its name on the command line (--cfg-options beta=0.2), and everything
+that uses it follows (docs/training.md). Paths are relative to the repository root. Without a GPU the same config runs
+in float32 under mmengine's plain strategies, which is only practical for small checkpoints.
 """
 _base_ = ['./_base_/runtime.py', './_base_/pairs.py', './_base_/schedule.py']
 from sa2va_dpo.engine.config import complete
@@ -36,7 +36,8 @@ model = dict(
         supervised_weight=1.0, supervised_bce=2.0, supervised_dice=0.5, supervised_cldice=0.5),
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.
     reference='initial')
-# activation_checkpointing is left out, which is on for a checkpoint of released size: layers keep their inputs only, the
-# memory of one in place of all, for about one more forward pass of what is trained. dict() is off, dict(llm=True) chooses.
+# activation_checkpointing is left out, which is on for a checkpoint of released size: layers keep their inputs only,
+# the memory of one in place of all, for about one more forward pass of what is trained. dict() is off, dict(llm=True)
+# chooses.
 
 complete(_base_, globals())

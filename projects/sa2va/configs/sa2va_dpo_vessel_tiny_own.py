@@ -1,4 +1,5 @@
-"""The tiny config for self candidates: pairs of the policy's own masks, without ground truth (``--no-gt-candidate``)."""
+"""The tiny config for self candidates: pairs of the policy's own masks, without ground truth
+(``--no-gt-candidate``)."""
 _base_ = ['./sa2va_dpo_vessel_tiny.py']
 
 # Averaged over the whole disagreement region and heavier: with self candidates this term adds most (docs/method.md).

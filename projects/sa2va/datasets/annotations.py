@@ -34,8 +34,8 @@ class PairRecord:
 
     Attributes:
         chosen_iou, rejected_iou: in [0, 1]; ``iou_gap`` is their difference. Chosen is above rejected unless another
-            judge than IoU decided (``extra['judge']``, ``'chosen_score'``, ``'rejected_score'``) and disagrees with IoU,
-            or a reviewer exchanged the two masks (``extra['reviewed'] == 'swap'``).
+            judge than IoU decided (``extra['judge']``, ``'chosen_score'``, ``'rejected_score'``) and disagrees with
+            IoU, or a reviewer exchanged the two masks (``extra['reviewed'] == 'swap'``).
         chosen_source, rejected_source: where the masks came from.
         gt_mask: ground truth, where it is known.
         extra: further fields, kept as they were read.
@@ -66,7 +66,8 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class SegRecord:
-    """One image with its ground truth and, where there is one, its field of view; paths are relative to the data root."""
+    """One image with its ground truth and, where there is one, its field of view; paths are relative to the data
+    root."""
 
     image: str
     mask: str
@@ -75,7 +76,8 @@ class SegRecord:
 
 
 def has_records(path: str | os.PathLike) -> bool:
-    """Whether an annotation file is there and lists something, without checking what; a damaged one counts as listing."""
+    """Whether an annotation file is there and lists something, without checking what; a damaged one counts as
+    listing."""
     path = Path(path)
     return path.is_file() and path.read_text(encoding='utf-8').strip() != '[]'
 
@@ -105,8 +107,14 @@ def _other_spelling(root: Path, parts: Sequence[str]) -> Path | None:
     path: Path | None = root
     for part in parts:
         assert path is not None  # the loop ends with the first part that is not there
-        path = next((path / spelling for spelling in (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
-                     if (path / spelling).exists()), None)
+        path = next(
+            (
+                path / spelling
+                for spelling in (part, *(unicodedata.normalize(form, part) for form in ('NFC', 'NFD')))
+                if (path / spelling).exists()
+            ),
+            None,
+        )
         if path is None or not path.resolve().is_relative_to(root.resolve()):
             return None
     return path
@@ -174,7 +182,9 @@ def write_segs(path: str | os.PathLike, records: Sequence[SegRecord]) -> None:
 def _entries(path: str | os.PathLike):
     """(place for messages, record) of every element of the list in the file."""
     path = Path(path)
-    content = read_json(path, 'correct the file or generate it again', 'make it with scripts/generate_dpo_dataset.py', kind=list)
+    content = read_json(
+        path, 'correct the file or generate it again', 'make it with scripts/generate_dpo_dataset.py', kind=list
+    )
     if not content:
         raise InputError(f'{path}: is an empty list: there is nothing to read')
     for index, entry in enumerate(content):

@@ -29,7 +29,9 @@ def read_coco(path: str | os.PathLike, categories: tuple[str, ...] | None = None
     return {name: content.mask(stem) for stem, name in content.names.items()}
 
 
-def coco_to_masks(path: str | os.PathLike, out_dir: str | os.PathLike, categories: tuple[str, ...] | None = None) -> list[Path]:
+def coco_to_masks(
+    path: str | os.PathLike, out_dir: str | os.PathLike, categories: tuple[str, ...] | None = None
+) -> list[Path]:
     """Write ``<stem>.png`` (0 and 255) for every image of a COCO file; ``out_dir`` then serves as ``--gt_dir``.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A DICOM or NIfTI file ``run.dcm`` is a folder of its frames: ``run.dcm/run_0001.png``, ... or, where it has one frame,
 ``run.dcm/run.png``. A JSON file of outlines (COCO, or upstream's ``annotations.json``) is a folder of its masks:
-``train.json/<stem of the image>.png``. Such a path is a path like any other for those who list, match, read, hash and copy
-through this room; no file of that name exists.
+``train.json/<stem of the image>.png``. Such a path is a path like any other for those who list, match, read, hash and
+copy through this room; no file of that name exists.
 """
 from __future__ import annotations
 
@@ -47,12 +47,18 @@ def entries(container: Path) -> list[Path]:
         return [container / f'{stem}.png' for stem in outlines.read(container).stems]
     count, stem = _reader(container).count(container), _stem(container)
     if count > limit('frames'):
-        raise InputError(f'{container}: holds {count} frames, the limit is {limit("frames")}: split it, or raise {variable_of("frames")}')
-    return [container / f'{stem}.png'] if count == 1 else [container / f'{stem}_{k:04d}.png' for k in range(1, count + 1)]
+        raise InputError(
+            f'{container}: holds {count} frames, the limit is {limit("frames")}: split it, or raise '
+            f'{variable_of("frames")}'
+        )
+    return (
+        [container / f'{stem}.png'] if count == 1 else [container / f'{stem}_{k:04d}.png' for k in range(1, count + 1)]
+    )
 
 
 def read(path: Path) -> np.ndarray:
-    """One picture of a container: uint8 [H, W] or [H, W, 3], or [H, W] of the file's own numbers; masks of outlines bool."""
+    """One picture of a container: uint8 [H, W] or [H, W, 3], or [H, W] of the file's own numbers; masks of outlines
+    bool."""
     container = Path(path).parent
     if not is_volume(container):
         return outlines.read(container).mask(path.stem)

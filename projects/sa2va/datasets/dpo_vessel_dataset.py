@@ -23,9 +23,10 @@ from .targets import flip, soft_target
 class DPOVesselDataset(Dataset):
     """One item is one image (and prompt) with some of its preference pairs.
 
-    One forward pass scores every pair of an image, so pairs are drawn per image: ``pairs_per_image`` of them at every visit,
-    in turn, so that all have come equally often after as many visits as there are pairs. An image counts the same however
-    many pairs it has.
+    One forward pass scores every pair of an image, so pairs are drawn per image: ``pairs_per_image`` of them at every
+        visit,
+    in turn, so that all have come equally often after as many visits as there are pairs. An image counts the same
+    however many pairs it has.
 
     Args:
         data_root: folder that holds the annotation file and everything it names.
@@ -45,12 +46,24 @@ class DPOVesselDataset(Dataset):
         ValueError: ``cache`` together with ``brightness``.
     """
 
-    def __init__(self, data_root: str, preprocessor: str, ann_file: str = PAIRS_FILE,
-                 score_size: int | None = None, pairs_per_image: int | None = 4, min_iou_gap: float = 0.0,
-                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0, cache: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        preprocessor: str,
+        ann_file: str = PAIRS_FILE,
+        score_size: int | None = None,
+        pairs_per_image: int | None = 4,
+        min_iou_gap: float = 0.0,
+        flip_prob: float = 0.0,
+        brightness: float = 0.0,
+        seed: int = 0,
+        cache: dict[str, str] | None = None,
+    ) -> None:
         if cache and brightness:
-            raise ValueError(f'DPOVesselDataset: brightness {brightness} makes a new image at every visit, so that nothing can '
-                             f'be cached')
+            raise ValueError(
+                f'DPOVesselDataset: brightness {brightness} makes a new image at every visit, so that nothing can '
+                f'be cached'
+            )
         self.data_root = Path(data_root)
         path = self.data_root / ann_file
         groups: dict[tuple[str, str], list] = {}
@@ -77,13 +90,16 @@ class DPOVesselDataset(Dataset):
         """Pairs in use, over all images."""
         return sum(len(group) for group in self.groups)
 
-    def _view(self, record: PairRecord, horizontal: bool, vertical: bool, rng: np.random.Generator | None = None) -> View:
+    def _view(
+        self, record: PairRecord, horizontal: bool, vertical: bool, rng: np.random.Generator | None = None
+    ) -> View:
         path = resolve(self.data_root, record.image)
         return View(lambda: hash_file(path), lambda: jitter(read_image_rgb(path), self.brightness, rng), record.prompt,
                     horizontal, vertical)
 
     def views(self) -> list[View]:
-        """Every view that an item may be: each image with its prompt, as it is or flipped (``brightness`` left aside)."""
+        """Every view that an item may be: each image with its prompt, as it is or flipped (``brightness`` left
+        aside)."""
         sides = (False,) if self.flip_prob <= 0 else (True,) if self.flip_prob >= 1 else (False, True)
         return [self._view(group[0], horizontal, vertical)
                 for group in self.groups for horizontal in sides for vertical in sides]

@@ -14,8 +14,8 @@ def find_field_of_view(image: Path, mask: Path) -> Path | None:
     """The field of view of an image, or ``None``.
 
     It is looked for beside the image, beside the mask, and in folders beside theirs that are called ``mask`` or ``fov``
-    (``datasets/names.py``), by the image's stem and ``_mask`` or ``_fov``; in a ``fov`` folder also by the stem alone. What is
-    found by name must look like one: large, and with nearly all vessels of the mask in it.
+    (``datasets/names.py``), by the image's stem and ``_mask`` or ``_fov``; in a ``fov`` folder also by the stem alone.
+    What is found by name must look like one: large, and with nearly all vessels of the mask in it.
 
     Args:
         image, mask: files, or pictures of containers.

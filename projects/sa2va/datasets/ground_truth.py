@@ -86,7 +86,9 @@ def list_masks(directory: Path) -> list[Path]:
         return list_images(directory)
     except InputError:
         if len(outlines) > 1:
-            raise InputError(f'{directory}: holds {outlines[0].name} and {outlines[1].name}: name the one that is meant') from None
+            raise InputError(
+                f'{directory}: holds {outlines[0].name} and {outlines[1].name}: name the one that is meant'
+            ) from None
         if not outlines:
             raise
     return containers.entries(outlines[0])
@@ -129,7 +131,9 @@ def is_field_of_view(path: Path, mask: Path) -> bool:
     if image_size(path) != image_size(mask):
         return False
     field, vessels = read_mask(path), read_mask(mask)
-    return bool(field.mean() >= 0.3 and field.sum() >= 2 * vessels.sum() and (field & vessels).sum() >= 0.95 * vessels.sum())
+    return bool(
+        field.mean() >= 0.3 and field.sum() >= 2 * vessels.sum() and (field & vessels).sum() >= 0.95 * vessels.sum()
+    )
 
 
 def check_sizes(matched: Sequence[tuple[Path, Path | None]]) -> None:
@@ -155,8 +159,10 @@ def check_sizes(matched: Sequence[tuple[Path, Path | None]]) -> None:
 def size_problem(image: Path, mask: Path, image_size: tuple[int, int], mask_size: tuple[int, int]) -> str:
     """What is wrong with a mask of another (width, height) than its image, for one line."""
     turned = ' (rows and columns are exchanged: transpose it)' if mask_size == image_size[::-1] else ''
-    return (f'{printable(mask)}: is {mask_size[0]} x {mask_size[1]}, its image {printable(image.name)} is {image_size[0]} x '
-            f'{image_size[1]}: ground truth must have the size of the image{turned}')
+    return (
+        f'{printable(mask)}: is {mask_size[0]} x {mask_size[1]}, its image {printable(image.name)} is {image_size[0]} '
+        f'x {image_size[1]}: ground truth must have the size of the image{turned}'
+    )
 
 
 def check_stems(images: Sequence[Path]) -> None:
@@ -165,8 +171,10 @@ def check_stems(images: Sequence[Path]) -> None:
     for image in images:
         other = seen.setdefault(key(image.stem), image)
         if other is not image:
-            raise InputError(f'{printable(image)}: {printable(other.name)} has the same stem, so their masks cannot be told '
-                             'apart: rename one of them')
+            raise InputError(
+                f'{printable(image)}: {printable(other.name)} has the same stem, so their masks cannot be told '
+                'apart: rename one of them'
+            )
 
 
 def patient_of(stem: str, group_regex: str | None = None) -> str:
@@ -188,7 +196,9 @@ def patient_of(stem: str, group_regex: str | None = None) -> str:
     except re.error as error:
         raise InputError(f'--group_regex {group_regex!r}: not a regular expression ({error})') from None
     if match is None:
-        raise InputError(f'--group_regex {group_regex!r}: does not match {printable(stem)!r}: every stem must tell its patient')
+        raise InputError(
+            f'--group_regex {group_regex!r}: does not match {printable(stem)!r}: every stem must tell its patient'
+        )
     return match.group(1) if match.groups() else match.group(0)
 
 

@@ -30,7 +30,8 @@ class DataSet:
     Attributes:
         images, masks: where they lie; the same folder where both lie together.
         matched: image, mask and field of view (or ``None``).
-        errors: findings with which pairs cannot be made; warnings: those that a person should look at. Each names its file.
+        errors: findings with which pairs cannot be made; warnings: those that a person should look at. Each names its
+            file.
         suspicious: images that a finding is about.
         sizes: (width, height) -> number of images; levels: what a mask holds ('0, 255') -> number of masks.
         shares: share of vessel in each readable mask.
@@ -58,7 +59,10 @@ def find_data_sets(root: Path) -> list[DataSet]:
     if not root.is_dir():
         raise InputError(f'{printable(root)}: no such folder: give a folder of images and masks')
     folders = [folder for folder in _folders(root, _DEPTH) if _listed(folder)]
-    places = [*folders, *(path for folder in _folders(root, _DEPTH) for path in sorted(folder.glob('*.json')) if _is_outlines(path))]
+    places = [
+        *folders,
+        *(path for folder in _folders(root, _DEPTH) for path in sorted(folder.glob('*.json')) if _is_outlines(path)),
+    ]
     kinds = {folder: _kind(folder) for folder in folders}
     found = []
     for folder in folders:
@@ -76,8 +80,10 @@ def find_data_sets(root: Path) -> list[DataSet]:
         if best is not None:
             found.append(DataSet(folder, best[1]))
     if not found:
-        raise InputError(f'{printable(root)}: holds no image with a mask of a fitting name: name the folder of masks with --gt_dir; '
-                         'docs/pairs.md lists the names that are understood')
+        raise InputError(
+            f'{printable(root)}: holds no image with a mask of a fitting name: name the folder of masks with --gt_dir; '
+            'docs/pairs.md lists the names that are understood'
+        )
     return found
 
 
@@ -118,7 +124,9 @@ def _look(data: DataSet, image: Path, mask: Path) -> Path | None:
         levels = mask_levels(mask)
         data.levels[_describe(levels)] += 1
         if mask_size != size:
-            data.errors.append(f'{printable(mask.name)}: is {mask_size[0]} x {mask_size[1]}, its image {size[0]} x {size[1]}')
+            data.errors.append(
+                f'{printable(mask.name)}: is {mask_size[0]} x {mask_size[1]}, its image {size[0]} x {size[1]}'
+            )
             data.suspicious.add(image)
             return None
         share = float(read_mask(mask).mean())
@@ -210,5 +218,7 @@ def _fits(images: Path, masks: Path) -> tuple[int, int]:
         matched, _ = match_ground_truth(_listed(images), masks)
     except InputError:
         return 0, 0
-    seconds = sum(mask.stem.lower().endswith(tuple(suffix.lower() for suffix in SECOND_SUFFIXES)) for _, mask in matched)
+    seconds = sum(
+        mask.stem.lower().endswith(tuple(suffix.lower() for suffix in SECOND_SUFFIXES)) for _, mask in matched
+    )
     return len(matched), seconds

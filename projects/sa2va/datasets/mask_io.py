@@ -21,7 +21,8 @@ from .names import is_utf8, printable
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm')
 # A mask whose largest level is this or less, and that has more than two, numbers classes.
 _MOST_CLASSES = 32
-# Our own limit is checked before anything is decoded; Pillow's stays as a second one for whoever opens a file without us.
+# Our own limit is checked before anything is decoded; Pillow's stays as a second one for whoever opens a file without
+# us.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 
@@ -54,7 +55,9 @@ def list_images(directory: str | os.PathLike) -> list[Path]:
                              '(convmv -f latin1 -t utf8)')
         images += [path] if plain else containers.entries(path)
     if not images:
-        raise InputError(f'{directory}: holds no image: the formats are {", ".join(s[1:] for s in IMAGE_SUFFIXES)}, DICOM and NIfTI')
+        raise InputError(
+            f'{directory}: holds no image: the formats are {", ".join(s[1:] for s in IMAGE_SUFFIXES)}, DICOM and NIfTI'
+        )
     return sorted(images, key=natural_key)
 
 
@@ -65,8 +68,10 @@ def _open(path: str | os.PathLike) -> Image.Image:
     if containers.is_volume(Path(path)) and Path(path).is_file():
         frames = containers.entries(Path(path))
         if len(frames) != 1:
-            raise InputError(f'{path}: holds {len(frames)} frames: name one of them, such as {path}/{Path(path).stem}_0001.png, or '
-                             'give the folder')
+            raise InputError(
+                f'{path}: holds {len(frames)} frames: name one of them, such as {path}/{Path(path).stem}_0001.png, or '
+                'give the folder'
+            )
         return _picture(containers.read(frames[0]))
     with _opened(path) as image:
         try:
@@ -76,7 +81,15 @@ def _open(path: str | os.PathLike) -> Image.Image:
             raise _unreadable(path, error) from None
 
 
-_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError, OverflowError, MemoryError)
+_UNREADABLE = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    OverflowError,
+    MemoryError,
+)
 
 
 def _opened(path: str | os.PathLike) -> Image.Image:
@@ -87,8 +100,10 @@ def _opened(path: str | os.PathLike) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f'{printable(path)}: no such file: check the path') from None
     except Image.DecompressionBombError:
-        raise InputError(f'{printable(path)}: has more than twice the limit of {limit("image_pixels")} pixels: make it smaller, or '
-                         'raise SA2VA_DPO_MAX_IMAGE_PIXELS') from None
+        raise InputError(
+            f'{printable(path)}: has more than twice the limit of {limit("image_pixels")} pixels: make it smaller, or '
+            'raise SA2VA_DPO_MAX_IMAGE_PIXELS'
+        ) from None
     except _UNREADABLE as error:
         raise _unreadable(path, error) from None
     try:
@@ -184,14 +199,21 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     if len(levels) == 2 and levels[0] == 0:
         return grey > 0
     if len(levels) <= 256 and levels[-1] <= _MOST_CLASSES and levels[-1] > 1 and (levels == np.rint(levels)).all():
-        raise InputError(f'{printable(path)}: holds levels {", ".join(f"{level:g}" for level in levels[:6])}'
-                         f'{", ..." if len(levels) > 6 else ""}, which number classes: a mask has 0, and 255 where there is vessel')
+        raise InputError(
+            f'{printable(path)}: holds levels {", ".join(f"{level:g}" for level in levels[:6])}'
+            f'{", ..." if len(levels) > 6 else ""}, which number classes: a mask has 0, and 255 where there is vessel'
+        )
     if len(levels) == 2 and scaled.max() <= 0.5:
-        raise InputError(f'{printable(path)}: holds levels {levels[0]:g} and {levels[1]:g}: which is vessel? Make it 255 and the other 0')
+        raise InputError(
+            f'{printable(path)}: holds levels {levels[0]:g} and {levels[1]:g}: which is vessel? Make it 255 and the '
+            f'other 0'
+        )
     inside = (scaled > 0.06) & (scaled < 0.94)
     if len(levels) > 2 and inside.mean() > 0.5:
-        raise InputError(f'{printable(path)}: is no mask: {inside.mean():.0%} of its pixels are neither dark nor bright. Are images '
-                         'and masks exchanged?')
+        raise InputError(
+            f'{printable(path)}: is no mask: {inside.mean():.0%} of its pixels are neither dark nor bright. Are images '
+            'and masks exchanged?'
+        )
     return scaled > 0.5
 
 

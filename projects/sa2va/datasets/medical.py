@@ -51,7 +51,9 @@ class Dicom:
         """Frames; 0 of a whole file that is no picture (a report, a presentation state)."""
         header = _dicom_header(path)
         if 'SOPClassUID' not in header:
-            raise InputError(f'{path}: cannot be read as DICOM (it says neither what it is nor how large): is the file complete?')
+            raise InputError(
+                f'{path}: cannot be read as DICOM (it says neither what it is nor how large): is the file complete?'
+            )
         return max(1, _whole(path, header, 'NumberOfFrames', 1)) if 'Rows' in header and 'Columns' in header else 0
 
     @staticmethod
@@ -80,8 +82,10 @@ class Dicom:
         except InputError:
             raise
         except Exception as error:  # pydicom raises whatever its decoders raise
-            raise InputError(f'{path}: cannot be read as DICOM ({" ".join(str(error).split())[:200]}): is the file complete, and '
-                             'is its compression installed (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg)?') from None
+            raise InputError(
+                f'{path}: cannot be read as DICOM ({" ".join(str(error).split())[:200]}): is the file complete, and '
+                'is its compression installed (pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg)?'
+            ) from None
         return 255 - grey if data.PhotometricInterpretation == 'MONOCHROME1' else grey
 
 
@@ -94,7 +98,9 @@ def _dicom_grey(data: Any, values: np.ndarray, index: int, pixels: Any) -> np.nd
         values = values * slope + intercept
     if 'VOILUTSequence' in data:
         return stretch_to(pixels.apply_voi(values.astype(np.int64), data), int(data.VOILUTSequence[0].LUTDescriptor[2]))
-    center, width = (_first(_of_frame(data, index, 'FrameVOILUTSequence', name), None) for name in ('WindowCenter', 'WindowWidth'))
+    center, width = (
+        _first(_of_frame(data, index, 'FrameVOILUTSequence', name), None) for name in ('WindowCenter', 'WindowWidth')
+    )
     if center is None or width is None or not width > 0:
         return stretch(values)
     function = _of_frame(data, index, 'FrameVOILUTSequence', 'VOILUTFunction')
@@ -128,7 +134,9 @@ def _dicom_header(path: Path) -> Any:
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except Exception as error:  # whatever it is, it is about this file
-        raise InputError(f'{path}: cannot be read as DICOM ({" ".join(str(error).split())[:200]}): is the file complete?') from None
+        raise InputError(
+            f'{path}: cannot be read as DICOM ({" ".join(str(error).split())[:200]}): is the file complete?'
+        ) from None
 
 
 def _whole(path: Path, header: Any, name: str, default: int) -> int:
@@ -140,7 +148,8 @@ def _whole(path: Path, header: Any, name: str, default: int) -> int:
 
 
 class Nifti:
-    """A NIfTI volume; its slices along the third axis are its frames, shown as ITK shows them: the first axis runs right."""
+    """A NIfTI volume; its slices along the third axis are its frames, shown as ITK shows them: the first axis runs
+    right."""
 
     @staticmethod
     def count(path: Path) -> int:
@@ -161,7 +170,9 @@ class Nifti:
             values = np.asarray(volume.dataobj[(slice(None), slice(None), index, *(0,) * (len(volume.shape) - 3))]
                                 if len(volume.shape) > 2 else volume.dataobj)
         except Exception as error:  # a truncated archive shows itself only here
-            raise InputError(f'{path}: cannot be read as NIfTI ({" ".join(str(error).split())[:200]}): is the file complete?') from None
+            raise InputError(
+                f'{path}: cannot be read as NIfTI ({" ".join(str(error).split())[:200]}): is the file complete?'
+            ) from None
         if values.dtype.kind not in 'buif':
             raise InputError(f'{path}: holds {values.dtype} in each voxel, must hold one number: export a label volume')
         return values.T
@@ -174,7 +185,9 @@ def _nifti(path: Path) -> tuple[Any, tuple[int, int, int]]:
         volume = nibabel.load(path)
         shape = tuple(int(side) for side in volume.shape)
     except Exception as error:  # whatever it is, it is about this file
-        raise InputError(f'{path}: cannot be read as NIfTI ({" ".join(str(error).split())[:200]}): is the file complete?') from None
+        raise InputError(
+            f'{path}: cannot be read as NIfTI ({" ".join(str(error).split())[:200]}): is the file complete?'
+        ) from None
     if len(shape) < 2 or any(side != 1 for side in shape[3:]) or min(shape) < 1:
         raise InputError(f'{path}: is a volume of shape {shape}, must be a picture or a stack of pictures (x, y[, z])')
     return volume, (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)

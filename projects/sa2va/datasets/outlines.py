@@ -1,4 +1,5 @@
-"""JSON files of outlines as masks by image: COCO instances, and the ``annotations.json`` of upstream Sa2VA's fine-tuning."""
+"""JSON files of outlines as masks by image: COCO instances, and the ``annotations.json`` of upstream Sa2VA's
+fine-tuning."""
 from __future__ import annotations
 
 from functools import lru_cache
@@ -66,8 +67,10 @@ class Coco(Outlines):
             if number in stem_of:
                 raise InputError(f'{where}: id {number!r} stands twice')
             if stem in self.names:
-                raise InputError(f'{path}: {self.names[stem]} and {name} have the same stem, their masks cannot be told apart: '
-                                 'rename one of them')
+                raise InputError(
+                    f'{path}: {self.names[stem]} and {name} have the same stem, their masks cannot be told apart: '
+                    'rename one of them'
+                )
             stem_of[number] = stem
             self.names[stem], self._sizes[stem], self._annotations[stem] = name, tuple(sides), []
         for index, annotation in enumerate(annotations):
@@ -89,8 +92,8 @@ class Coco(Outlines):
 
 
 class RefSeg(Outlines):
-    """Upstream Sa2VA's fine-tuning format: a list of ``image``, ``mask`` (one entry a text: polygons, or run lengths) and
-    ``text``. All masks of an image are joined; the images lie in ``images/`` beside the file, or beside it.
+    """Upstream Sa2VA's fine-tuning format: a list of ``image``, ``mask`` (one entry a text: polygons, or run lengths)
+    and ``text``. All masks of an image are joined; the images lie in ``images/`` beside the file, or beside it.
 
     Raises:
         InputError: an entry is bad; names the file, the entry and the field.
@@ -108,8 +111,10 @@ class RefSeg(Outlines):
             # One image may stand in several records, each with texts of its own.
             stem = Path(name).stem
             if self.names.setdefault(stem, name) != name:
-                raise InputError(f'{path}: {self.names[stem]} and {name} have the same stem, their masks cannot be told apart: '
-                                 'rename one of them')
+                raise InputError(
+                    f'{path}: {self.names[stem]} and {name} have the same stem, their masks cannot be told apart: '
+                    'rename one of them'
+                )
             self._masks.setdefault(stem, []).extend((f'{where}: mask {k}', mask) for k, mask in enumerate(masks))
 
     def size(self, stem: str) -> tuple[int, int]:
@@ -124,10 +129,14 @@ class RefSeg(Outlines):
                     with Image.open(folder / name) as image:
                         size = image.size
                 except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                    raise InputError(f'{folder / name}: cannot be read as an image ({error}): is the file complete?') from None
+                    raise InputError(
+                        f'{folder / name}: cannot be read as an image ({error}): is the file complete?'
+                    ) from None
                 check_pixels(folder / name, *size)
                 return size
-        raise InputError(f'{self.path}: its polygons have the size of {name}, which is not in images/ beside it: put it there')
+        raise InputError(
+            f'{self.path}: its polygons have the size of {name}, which is not in images/ beside it: put it there'
+        )
 
     def mask(self, stem: str) -> np.ndarray:
         width, height = self.size(stem)

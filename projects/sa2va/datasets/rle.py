@@ -13,7 +13,8 @@ _FARTHEST = 1 << 17
 def decode(where: str, segmentation, shape: tuple[int, int]) -> np.ndarray:
     """A segmentation as bool [H, W].
 
-    Polygons follow pycocotools: several polygons are joined, so a hole drawn as a polygon is filled. Run-length encodings,
+    Polygons follow pycocotools: several polygons are joined, so a hole drawn as a polygon is filled. Run-length
+        encodings,
     compressed or not, keep their holes.
 
     Args:
@@ -41,8 +42,13 @@ def decode(where: str, segmentation, shape: tuple[int, int]) -> np.ndarray:
     counts = segmentation['counts']
     if isinstance(counts, list):
         # Checked here: pycocotools writes beyond its buffer when the runs do not fit the image.
-        if not all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts) or sum(counts) != height * width:
-            raise InputError(f'{where}: segmentation counts must be whole numbers that add up to {height * width} pixels')
+        if (
+            not all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts)
+            or sum(counts) != height * width
+        ):
+            raise InputError(
+                f'{where}: segmentation counts must be whole numbers that add up to {height * width} pixels'
+            )
         values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
         return values.reshape(width, height).T
     if not isinstance(counts, str):

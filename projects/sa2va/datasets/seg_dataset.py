@@ -42,7 +42,9 @@ class AnnotatedMasks(Dataset):
     def __init__(self, data_root: str, ann_file: str = VAL_FILE) -> None:
         self.data_root = Path(data_root)
         self.records = read_segs(self.data_root / ann_file, self.data_root)
-        check_sizes([(resolve(self.data_root, record.image), resolve(self.data_root, record.mask)) for record in self.records])
+        check_sizes(
+            [(resolve(self.data_root, record.image), resolve(self.data_root, record.mask)) for record in self.records]
+        )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -100,7 +102,8 @@ class VesselSegDataset(Dataset):
 
     Args:
         source: config of a data set yielding dicts with ``image`` (uint8 H x W x 3), ``mask`` (H x W, nonzero is
-            vessel), ``prompt``, ``image_id`` and, where pixels are left out of the scores, ``field_of_view`` (bool H x W).
+            vessel), ``prompt``, ``image_id`` and, where pixels are left out of the scores, ``field_of_view`` (bool H x
+            W).
         preprocessor: checkpoint directory whose tokenizer and image sizes are used.
         training: adds ``target`` (soft mask, uint8 [S, S]) in place of the full-size ground truth.
         score_size: S; ``None`` is the SAM2 input size.
@@ -113,8 +116,17 @@ class VesselSegDataset(Dataset):
         ValueError: ``cache`` together with ``training``.
     """
 
-    def __init__(self, source: dict, preprocessor: str, training: bool = False, score_size: int | None = None,
-                 flip_prob: float = 0.0, brightness: float = 0.0, seed: int = 0, cache: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: dict,
+        preprocessor: str,
+        training: bool = False,
+        score_size: int | None = None,
+        flip_prob: float = 0.0,
+        brightness: float = 0.0,
+        seed: int = 0,
+        cache: dict[str, str] | None = None,
+    ) -> None:
         if cache and training:
             raise ValueError('VesselSegDataset: a cache is for validation and test images, not for training ones')
         self.source = DATASETS.build(source) if isinstance(source, dict) else source

@@ -43,7 +43,8 @@ def split_patients(images: Sequence[Path], val_fraction: float, test_fraction: f
                    group_regex: str | None = None) -> Split:
     """Hold out whole patients at random, at least one for each part that is asked for and at least one for training.
 
-    Two files of the same content belong to one patient whatever their names: a copy of a test image must not be trained on.
+    Two files of the same content belong to one patient whatever their names: a copy of a test image must not be trained
+        on.
 
     Args:
         images: in an order that does not depend on the machine.
@@ -64,10 +65,15 @@ def split_patients(images: Sequence[Path], val_fraction: float, test_fraction: f
     patients = sorted(set(owner), key=lambda name: natural_key(Path(name)))
     needed = 1 + bool(val_fraction) + bool(test_fraction)
     if len(patients) < needed:
-        parts = ' and '.join(name for name, fraction in (('validation', val_fraction), ('test', test_fraction)) if fraction)
-        note = (f'{len(images)} images of {len(patients)} patient{"s" * (len(patients) != 1)} are too few to hold out {parts} '
-                f'(at least {needed} patients): all are for training; add images of other patients, or tell patients apart with '
-                f'--group_regex')
+        parts = ' and '.join(
+            name for name, fraction in (('validation', val_fraction), ('test', test_fraction)) if fraction
+        )
+        note = (
+            f'{len(images)} images of {len(patients)} patient{"s" * (len(patients) != 1)} are too few to hold out '
+            f'{parts} '
+            f'(at least {needed} patients): all are for training; add images of other patients, or tell patients '
+            'apart with --group_regex'
+        )
         return Split(images, patients=dict(train=len(patients), val=0, test=0), note=note, joined=joined)
     count = {name: max(1, round(fraction * len(patients))) if fraction else 0
              for name, fraction in (('test', test_fraction), ('val', val_fraction))}
@@ -77,7 +83,10 @@ def split_patients(images: Sequence[Path], val_fraction: float, test_fraction: f
     part_of = dict.fromkeys(patients, 'train')
     part_of.update((patients[i], 'test') for i in order[:count['test']])
     part_of.update((patients[i], 'val') for i in order[count['test']:count['test'] + count['val']])
-    parts = {name: [image for image, patient in zip(images, owner) if part_of[patient] == name] for name in ('train', 'val', 'test')}
+    parts = {
+        name: [image for image, patient in zip(images, owner) if part_of[patient] == name]
+        for name in ('train', 'val', 'test')
+    }
     return Split(**parts, patients=dict(count, train=len(patients) - sum(count.values())), joined=joined)
 
 

@@ -1,7 +1,7 @@
 """X-ray coronary angiograms: contrast-filled tree over a moving chest, with what else absorbs X-rays.
 
-The catheter, guide wires, sternal wires, ribs, spine, diaphragm and electrodes are drawn into the image and are not part
-of the mask. Intensity follows Beer-Lambert, so whatever lies in one line of sight adds up in the exponent.
+The catheter, guide wires, sternal wires, ribs, spine, diaphragm and electrodes are drawn into the image and are not
+part of the mask. Intensity follows Beer-Lambert, so whatever lies in one line of sight adds up in the exponent.
 """
 from __future__ import annotations
 
@@ -32,8 +32,16 @@ class Angiogram:
     catheter: np.ndarray
 
 
-def _wander(rng: np.random.Generator, x: float, y: float, heading: float, length: float, wiggle: float, step: float = 5.0,
-            bend: float = 0.0) -> np.ndarray:
+def _wander(
+    rng: np.random.Generator,
+    x: float,
+    y: float,
+    heading: float,
+    length: float,
+    wiggle: float,
+    step: float = 5.0,
+    bend: float = 0.0,
+) -> np.ndarray:
     """A smooth random curve, ``[n, 2]`` in u; ``bend`` is a constant turn per step."""
     n = max(4, int(length / step))
     turn = np.cumsum(rng.standard_normal(n) * wiggle * 0.3)
@@ -53,13 +61,24 @@ def coronary_tree(rng: np.random.Generator) -> tuple[list[Path], tuple[float, fl
         roots = []
         for i in range(int(rng.integers(2, 4))):
             spread = heading + side * rng.uniform(-0.3, 0.9) * (1 if i else -1)
-            roots.append(Root(x, y, spread, trunk * rng.uniform(0.6, 1.0), ARTERY, tag=i, curvature=rng.normal(0, 0.03)))
+            roots.append(
+                Root(x, y, spread, trunk * rng.uniform(0.6, 1.0), ARTERY, tag=i, curvature=rng.normal(0, 0.03))
+            )
     elif anatomy < 0.8:  # right: one C
         heading = math.pi / 2 + side * rng.uniform(0.3, 1.1)
         roots = [Root(x, y, heading, trunk, ARTERY, tag=9)]
     else:
-        roots = [Root(rng.uniform(60, 450), rng.uniform(20, 450), rng.uniform(0, 2 * math.pi), trunk * rng.uniform(0.5, 1.0),
-                      ARTERY, tag=i) for i in range(int(rng.integers(1, 4)))]
+        roots = [
+            Root(
+                rng.uniform(60, 450),
+                rng.uniform(20, 450),
+                rng.uniform(0, 2 * math.pi),
+                trunk * rng.uniform(0.5, 1.0),
+                ARTERY,
+                tag=i,
+            )
+            for i in range(int(rng.integers(1, 4)))
+        ]
         x, y, heading = roots[0].x, roots[0].y, roots[0].heading
     bends = rng.normal(0, 0.006, 10)
     bends[9] = -side * rng.uniform(0.008, 0.02)
@@ -124,7 +143,9 @@ def _background(rng: np.random.Generator, size: int, view: View) -> np.ndarray:
         x = rng.uniform(-40, 550)
         spine = _wander(rng, x, -20, math.pi / 2 + rng.normal(0, 0.15), 600, 0.01, 8.0)
         bone = blur(rasterise([_line(spine, rng.uniform(55, 100), 1.0, view)], size), rng.uniform(3, 9) * k)
-        discs = 1.0 + 0.25 * np.sin(np.arange(size, dtype=np.float32) / k / rng.uniform(6, 11) + rng.uniform(0, 6))[:, None]
+        discs = (
+            1.0 + 0.25 * np.sin(np.arange(size, dtype=np.float32) / k / rng.uniform(6, 11) + rng.uniform(0, 6))[:, None]
+        )
         mu += bone * discs * rng.uniform(0.08, 0.3)
     if rng.random() < 0.55:  # diaphragm
         x, y = rng.uniform(0, 1) * size, rng.uniform(0.85, 1.35) * size
@@ -181,15 +202,25 @@ def _devices(rng: np.random.Generator, size: int, view: View, ostium: tuple[floa
     if rng.random() < 0.2:  # electrodes, clips
         spots = np.zeros((size, size), np.float32)
         for _ in range(rng.integers(1, 5)):
-            cv2.ellipse(spots, (int(rng.uniform(0, size) * 16), int(rng.uniform(0, size) * 16)),
-                        (int(rng.uniform(2, 12) * k * 16), int(rng.uniform(2, 12) * k * 16)), rng.uniform(0, 180), 0, 360,
-                        1.0, -1, cv2.LINE_8, 4)
+            cv2.ellipse(
+                spots,
+                (int(rng.uniform(0, size) * 16), int(rng.uniform(0, size) * 16)),
+                (int(rng.uniform(2, 12) * k * 16), int(rng.uniform(2, 12) * k * 16)),
+                rng.uniform(0, 180),
+                0,
+                360,
+                1.0,
+                -1,
+                cv2.LINE_8,
+                4,
+            )
         mu += blur(spots, 0.8 * k) * rng.uniform(0.1, 0.8)
     return mu, catheter
 
 
 def _detector(rng: np.random.Generator, size: int, light: np.ndarray) -> np.ndarray:
-    """Transmitted light (about 0 to 1) -> grey image on 0..255: window, blur, quantum noise, collimator, overlay text."""
+    """Transmitted light (about 0 to 1) -> grey image on 0..255: window, blur, quantum noise, collimator, overlay
+    text."""
     k = size / FIELD
     r = blob(size, size / 2, size / 2, size / 2, size / 2)
     light = light * (1.0 - rng.uniform(0.0, 0.35) * np.clip(r, 0, 1.4) ** rng.uniform(2, 4))
@@ -219,7 +250,10 @@ def _detector(rng: np.random.Generator, size: int, light: np.ndarray) -> np.ndar
         field[border[0]:size - border[1], border[2]:size - border[3]] = 1.0
         grey = dark + (grey - dark) * blur(field, rng.uniform(0.3, 3) * k)
     if rng.random() < 0.1:
-        place = (int(rng.uniform(0, 0.6) * size), int(rng.choice([rng.uniform(0.03, 0.1), rng.uniform(0.9, 0.98)]) * size))
+        place = (
+            int(rng.uniform(0, 0.6) * size),
+            int(rng.choice([rng.uniform(0.03, 0.1), rng.uniform(0.9, 0.98)]) * size),
+        )
         text = ''.join(rng.choice(list('0123456789LRAOCU :./kVm'), int(rng.integers(4, 18))))
         overlay = np.zeros((size, size), np.uint8)
         cv2.putText(overlay, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * k, 230, 1, cv2.LINE_AA)
@@ -229,7 +263,9 @@ def _detector(rng: np.random.Generator, size: int, light: np.ndarray) -> np.ndar
 
 def _frame(rng: np.random.Generator, size: int, paths: list[Path]) -> View:
     """Aim at the tree as an operator does: it fills most of the image and may leave it on one side."""
-    points = np.concatenate([path.points for path in paths]) if paths else np.array([[0, 0], [FIELD, FIELD]], np.float32)
+    points = (
+        np.concatenate([path.points for path in paths]) if paths else np.array([[0, 0], [FIELD, FIELD]], np.float32)
+    )
     low, high = np.percentile(points, [3, 97], axis=0)
     extent = float(max(high - low)) + 1.0
     zoom = float(np.clip(FIELD * rng.uniform(0.7, 1.8) / extent, 0.75, 2.4))
@@ -272,7 +308,9 @@ def render(rng: np.random.Generator, size: int, label_dilation_px: float = 0.0) 
     return Angiogram(image, mask, np.where(coverage > 0, 0.0, catheter).astype(np.float32))
 
 
-def draw_angiogram(rng: np.random.Generator, size: int, label_dilation_px: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def draw_angiogram(
+    rng: np.random.Generator, size: int, label_dilation_px: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """One angiogram: (image uint8 ``[size, size, 3]``, mask uint8 ``[size, size]`` 0/255)."""
     drawn = render(rng, size, label_dilation_px)
     return drawn.image, drawn.mask

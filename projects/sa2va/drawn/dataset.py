@@ -165,8 +165,17 @@ class DrawnVesselDataset(Dataset):
         return {**self.__dict__, '_maps': None}
 
 
-def write_dataset(out_dir: str | Path, style: str, seed: int, n: int, size: int = 512, fmt: str = 'png',
-                  label_dilation_px: float = 0.0, shift: DemoShift | None = None, workers: int | None = None) -> list[Path]:
+def write_dataset(
+    out_dir: str | Path,
+    style: str,
+    seed: int,
+    n: int,
+    size: int = 512,
+    fmt: str = 'png',
+    label_dilation_px: float = 0.0,
+    shift: DemoShift | None = None,
+    workers: int | None = None,
+) -> list[Path]:
     """Write samples 0 to n - 1 of (style, seed) as ``images/STEM.fmt`` and ``masks/STEM.png``.
 
     Every file appears complete or not at all; existing files of the same name are replaced.

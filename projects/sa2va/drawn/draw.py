@@ -12,7 +12,8 @@ from .angiogram import draw_angiogram
 from .demo import DEFAULT_SHIFT, DemoShift, draw_demo
 from .fundus import draw_fundus
 
-# Raised whenever the same (style, seed, index) comes out differently, so that caches of an older drawing are not reused.
+# Raised whenever the same (style, seed, index) comes out differently, so that caches of an older drawing are not
+# reused.
 VERSION = 2
 
 # Codes enter the seed and never change. What a style draws is defined in its module.
@@ -52,8 +53,8 @@ def draw(style: str, index: int, seed: int, size: int = 512, label_dilation_px: 
         index: position in the sequence, from 0.
         seed: of the sequence, from 0.
         size: side of the square image in pixels, at least 64.
-        label_dilation_px: added to the radius of every labelled vessel, in pixels; the image stays as it is. For building
-            a base that over-segments.
+        label_dilation_px: added to the radius of every labelled vessel, in pixels; the image stays as it is. For
+            building a base that over-segments.
         shift: distance of the demo domain from the others, for style ``demo`` only; ``None`` is its default.
 
     Raises:

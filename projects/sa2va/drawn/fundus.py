@@ -183,7 +183,8 @@ def compose(rng: np.random.Generator, size: int, wiggle: float | None = None) ->
     rx, ry = np.linalg.norm(view.matrix, axis=1) * eye.fov_radius
     radius = blob(size, float(x), float(y), rx, ry)
     fov = soft_edge(radius, rng.uniform(0.005, 0.03))
-    return Scene(eye, view, size, [p for p in drawn if p.kind == VEIN], [p for p in drawn if p.kind == ARTERY], fov, radius)
+    veins, arteries = ([p for p in drawn if p.kind == kind] for kind in (VEIN, ARTERY))
+    return Scene(eye, view, size, veins, arteries, fov, radius)
 
 
 def _background(rng: np.random.Generator, scene: Scene) -> np.ndarray:
@@ -230,7 +231,8 @@ def _disc(rng: np.random.Generator, scene: Scene, image: np.ndarray, base: np.nd
     r = r * (1.0 + 0.03 * smooth_noise(rng, scene.size, 8)[window])
     if rng.random() < 0.6:  # atrophy or glow around the disc
         halo = np.exp(-(r / rng.uniform(1.1, 2.0)) ** 2)[..., None]
-        image += halo * base * np.array([rng.uniform(-0.05, 0.25), rng.uniform(-0.1, 0.5), rng.uniform(-0.1, 0.4)], np.float32)
+        tint = [rng.uniform(-0.05, 0.25), rng.uniform(-0.1, 0.5), rng.uniform(-0.1, 0.4)]
+        image += halo * base * np.array(tint, np.float32)
     colour = np.array([min(255.0, base[0] * rng.uniform(1.05, 1.6)), 0, 0], np.float32)
     colour[1] = np.clip(colour[0] * rng.uniform(0.5, 0.9), base[1] * 1.3, 245)
     colour[2] = colour[1] * rng.uniform(0.15, 0.7)
@@ -254,19 +256,22 @@ def _lesions(rng: np.random.Generator, scene: Scene, image: np.ndarray) -> None:
             x, y = (rng.normal(cx, spread), rng.normal(cy, spread)) if cluster else rng.uniform(0, size, 2)
             r = rng.uniform(*radius) * k
             axes = (int(16 * r * rng.uniform(0.6, 1.3)), int(16 * r))
-            cv2.ellipse(layer, (int(16 * x), int(16 * y)), (max(axes[0], 8), max(axes[1], 8)), rng.uniform(0, 180), 0, 360,
-                        rng.uniform(0.4, 1.0), -1, cv2.LINE_8, 4)
+            cv2.ellipse(layer, (int(16 * x), int(16 * y)), (max(axes[0], 8), max(axes[1], 8)), rng.uniform(0, 180), 0,
+                        360, rng.uniform(0.4, 1.0), -1, cv2.LINE_8, 4)
         image[:] *= 1.0 + blur(layer, soft * k)[..., None] * gain
 
     if rng.random() < 0.3:  # exudates and drusen
-        spots(int(rng.integers(5, 60)), (0.6, 4.0), np.array([0.25, 0.8, 0.6], np.float32) * rng.uniform(0.3, 1), 0.7, True)
+        spots(int(rng.integers(5, 60)), (0.6, 4.0),
+              np.array([0.25, 0.8, 0.6], np.float32) * rng.uniform(0.3, 1), 0.7, True)
     if rng.random() < 0.3:  # microaneurysms and dot haemorrhages
-        spots(int(rng.integers(5, 40)), (0.6, 3.0), np.array([-0.15, -0.4, -0.3], np.float32) * rng.uniform(0.4, 1), 0.6,
-              rng.random() < 0.5)
+        spots(int(rng.integers(5, 40)), (0.6, 3.0),
+              np.array([-0.15, -0.4, -0.3], np.float32) * rng.uniform(0.4, 1), 0.6, rng.random() < 0.5)
     if rng.random() < 0.12:  # blot haemorrhages
-        spots(int(rng.integers(1, 10)), (4, 13), np.array([-0.25, -0.5, -0.4], np.float32) * rng.uniform(0.4, 1), 1.5, True)
+        spots(int(rng.integers(1, 10)), (4, 13),
+              np.array([-0.25, -0.5, -0.4], np.float32) * rng.uniform(0.4, 1), 1.5, True)
     if rng.random() < 0.12:  # cotton wool
-        spots(int(rng.integers(1, 8)), (5, 14), np.array([0.2, 0.6, 0.5], np.float32) * rng.uniform(0.3, 0.9), 4.0, False)
+        spots(int(rng.integers(1, 8)), (5, 14),
+              np.array([0.2, 0.6, 0.5], np.float32) * rng.uniform(0.3, 0.9), 4.0, False)
     if rng.random() < 0.1:  # laser scars
         spots(int(rng.integers(20, 120)), (2.5, 5.0), np.array([0.1, 0.4, 0.2], np.float32), 1.0, rng.random() < 0.5)
         spots(int(rng.integers(5, 40)), (1.5, 4.0), np.array([-0.5, -0.4, -0.2], np.float32), 0.8, True)
@@ -321,7 +326,8 @@ def _light(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     size = scene.size
     r = scene.fov_radius
     light = 1.0 - rng.uniform(0.0, 0.55) * np.clip(r, 0, 1.2) ** rng.uniform(2, 5)
-    x, y = (np.arange(size, dtype=np.float32) / size - 0.5)[None, :], (np.arange(size, dtype=np.float32) / size - 0.5)[:, None]
+    across = np.arange(size, dtype=np.float32) / size - 0.5
+    x, y = across[None, :], across[:, None]
     light = light * (1.0 + rng.normal(0, 0.2) * x + rng.normal(0, 0.2) * y)
     light *= 1.0 + smooth_noise(rng, size, 1.5) * rng.uniform(0.0, 0.12)
     if rng.random() < 0.3:  # dark crescent or shadow
@@ -337,7 +343,8 @@ def expose(rng: np.random.Generator, scene: Scene, image: np.ndarray) -> np.ndar
     image = image * _light(rng, scene)[..., None]
     if rng.random() < 0.3:  # haze
         veil = rng.uniform(0.05, 0.22)
-        image = image * (1 - veil) + veil * np.array([rng.uniform(90, 170), rng.uniform(60, 120), rng.uniform(30, 90)], np.float32)
+        tone = np.array([rng.uniform(90, 170), rng.uniform(60, 120), rng.uniform(30, 90)], np.float32)
+        image = image * (1 - veil) + veil * tone
     if rng.random() < 0.15:  # bright reflex along the rim
         rim = np.exp(-((scene.fov_radius - rng.uniform(0.93, 1.0)) / rng.uniform(0.02, 0.06)) ** 2)
         image += (rim * np.clip(smooth_noise(rng, size, 2), 0, 2))[..., None] * np.array([40, 35, 25], np.float32)

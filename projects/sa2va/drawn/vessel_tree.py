@@ -19,9 +19,9 @@ FIELD = 512.0
 ARTERY, VEIN = 0, 1
 # Sub-pixel bits of cv2's fixed-point coordinates.
 _SHIFT = 4
-# The narrowest support that is drawn, in pixels. Optics spread a narrower vessel to about this width and make it fainter;
-# below one pixel the thresholded support would fall to pieces depending on where the pixel grid happens to lie, and mask
-# heads at a quarter of the resolution cannot follow such lines.
+# The narrowest support that is drawn, in pixels. Optics spread a narrower vessel to about this width and make it
+# fainter; below one pixel the thresholded support would fall to pieces depending on where the pixel grid happens to
+# lie, and mask heads at a quarter of the resolution cannot follow such lines.
 MIN_SUPPORT = 2.2
 
 

@@ -4,22 +4,18 @@ One validation belongs to one iteration: its entry in ``val_history.json``, the 
 checkpoint of that iteration are one *commit*, written in this order, each beside its place, flushed and renamed:
 
 1. ``best_<metric>_iter_N.pth``, when the metric is the best of training so far. Nothing names it yet.
-2. ``iter_N.pth`` (a file, or DeepSpeed's directory), when it is due or there is a new best. Inside are the history up to N, with
-   the name and hash of the best file, and the state of the hooks (early stopping, alarm).
+2. ``iter_N.pth`` (a file, or DeepSpeed's directory), when it is due or there is a new best. Inside are the history up
+   to N, with the name and hash of the best file, and the state of the hooks (early stopping, alarm).
 3. ``val_history.json``. From here on the best file is the one that its entry names.
 4. ``last_checkpoint``; then the former best file and checkpoints beyond ``max_keep_ckpts`` go.
 
-So a checkpoint that a validation follows is written after that validation, not before. A run that is killed resumes from its newest
-whole checkpoint, rewrites the history from it, and repeats what came after, a validation included.
+So a checkpoint that a validation follows is written after that validation, not before. A run that is killed resumes
+from its newest whole checkpoint, rewrites the history from it, and repeats what came after, a validation included.
 """
 from __future__ import annotations
 
 import math
-import re
 import shutil
-import time
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,96 +29,29 @@ from sa2va_dpo.common.files import hash_file, publish, read_json, remove, write_
 from sa2va_dpo.common.signals import deferred
 from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
-HISTORY_FILE, ALARM_FILE, LAST_FILE = 'val_history.json', 'alarms.json', 'last_checkpoint'
-_CHECKPOINT = re.compile(r'iter_(\d+)\.pth')
-_BEST = re.compile(r'best_.+_iter_(\d+)\.pth')
+from .run_folder import (
+    BEST,
+    CHECKPOINT,
+    HISTORY_FILE,
+    LAST_FILE,
+    best_entry,
+    damage,
+    set_aside,
+)
+
 _HISTORY, _STATES = 'val_history', 'hook_states'  # in the message hub, which every checkpoint holds
 # Attributes that decide what a hook of mmengine does next; our own hooks have state_dict() and load_state_dict().
 _FOREIGN_STATES = {EarlyStoppingHook: ('wait_count', 'best_score')}
 _MIB = 2 ** 20
-_AGAIN = 'resume the training, which writes it again'
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a finished run has to offer.
-
-    Attributes:
-        checkpoint: best file of training; None where no validated step is better than the start, or none was validated.
-        best: the best value of the metric over training steps; None where none was validated.
-        start: the value of the untouched start; None where it was not validated.
-    """
-
-    checkpoint: Path | None
-    best: float | None
-    start: float | None
-
-
-def select(work_dir: str | Path, metric: str = 'dice') -> Selection:
-    """The best checkpoint that the history of a run names, if it beats the start (larger is better).
-
-    Raises:
-        InputError: no history, or the file that it names is missing or not the one that was written.
-    """
-    path = Path(work_dir) / HISTORY_FILE
-    history = read_json(path, 'resume the training', 'train first, with validation', kind=list)
-    start = next((entry.get(metric) for entry in history if entry['iter'] == 0), None)
-    trained = [entry[metric] for entry in history if entry['iter'] > 0 and entry.get(metric) is not None]
-    best = max(trained, default=None)
-    named = _best_entry(history)
-    if named is None or best is None or (start is not None and best <= start):
-        return Selection(None, best, start)
-    file = Path(work_dir) / named['checkpoint']
-    if not file.is_file():
-        raise InputError(f'{file}: missing, {HISTORY_FILE} names it as the best: {_AGAIN}')
-    check_best(file, history)
-    return Selection(file, best, start)
-
-
-def check_best(file: Path, history: list[dict]) -> None:
-    """Raises InputError where the history holds another hash of this file than it has."""
-    entry = next((entry for entry in history if entry.get('checkpoint') == file.name), {})
-    if entry.get('sha256') not in (None, hash_file(file)):
-        raise InputError(f'{file}: is not what was written at iteration {entry["iter"]} (its hash in {HISTORY_FILE} is another): '
-                         f'{_AGAIN}')
-
-
-def newest_whole(work_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a folder that is complete, and a line about every newer one that is not."""
-    found = sorted(((int(match.group(1)), path) for path in Path(work_dir).glob('iter_*.pth')
-                    if (match := _CHECKPOINT.fullmatch(path.name))), reverse=True)
-    lines = []
-    for _, path in found:
-        problem = damage(path)
-        if problem is None:
-            return path, lines
-        lines.append(f'{path}: {problem}; the one before is used')
-    return None, lines
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every torch file in it is a whole zip whose checksums hold."""
-    files = [path] if path.is_file() else sorted([*path.glob('*.pt'), *path.glob('*.pth')])
-    if not files:
-        return 'holds no tensors'
-    for file in files:
-        try:
-            with zipfile.ZipFile(file) as content:
-                bad = content.testzip()
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            return f'is not whole ({file.name}: {error})'
-        if bad is not None:
-            return f'is damaged ({file.name}: {bad})'
-    return None
 
 
 @HOOKS.register_module()
 class ExactCheckpointHook(CheckpointHook):
     """Checkpoints, the history of validations and the best file, in the order at the top of this module.
 
-    Two habits of mmengine's hook are not kept. It writes a checkpoint twice when its validation is the best, the second time
-    with a counter one ahead, so that a resume skips a batch (0.10.7). And it takes the untouched start (iteration 0) for a
-    result of training.
+    Two habits of mmengine's hook are not kept. It writes a checkpoint twice when its validation is the best, the second
+    time with a counter one ahead, so that a resume skips a batch (0.10.7). And it takes the untouched start (iteration
+    0) for a result of training.
 
     Args:
         interval: iterations between checkpoints; ``'auto'``: as between validations.
@@ -136,7 +65,9 @@ class ExactCheckpointHook(CheckpointHook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, interval: int | str = 'auto', by_epoch: bool = False, save_best: str | None = None, **more) -> None:
+    def __init__(
+        self, interval: int | str = 'auto', by_epoch: bool = False, save_best: str | None = None, **more
+    ) -> None:
         if by_epoch:
             raise ValueError('by_epoch=True: checkpoints are named by iteration; set by_epoch=False')
         for name in ('out_dir', 'published_keys', 'filename_tmpl', 'backend_args', 'file_client_args'):
@@ -148,14 +79,17 @@ class ExactCheckpointHook(CheckpointHook):
             raise ValueError(f'interval={interval!r}: must be "auto" or a whole number of iterations')
         self.follows_validation = interval == 'auto'
         # Negative: never, until the training loop says how long it is.
-        super().__init__(interval=-1 if self.follows_validation else interval, by_epoch=False, save_best=save_best, **more)
+        super().__init__(
+            interval=-1 if self.follows_validation else interval, by_epoch=False, save_best=save_best, **more
+        )
         self._due = self._is_best = False
         self.history: list[dict] = []
 
     # -- begin ------------------------------------------------------------------------------------------------------
 
     def before_run(self, runner) -> None:
-        """After a resume: history, best file and hook states are those of the checkpoint; whatever is newer goes aside."""
+        """After a resume: history, best file and hook states are those of the checkpoint; whatever is newer goes
+        aside."""
         work_dir = Path(runner.work_dir)
         hub = runner.message_hub
         if runner.iter == 0:
@@ -163,7 +97,9 @@ class ExactCheckpointHook(CheckpointHook):
         elif _HISTORY in hub.runtime_info:
             self.history = [dict(entry) for entry in hub.get_info(_HISTORY)]
         elif (work_dir / HISTORY_FILE).is_file():  # a checkpoint of an earlier version
-            self.history = [entry for entry in read_json(work_dir / HISTORY_FILE, kind=list) if entry['iter'] <= runner.iter]
+            self.history = [
+                entry for entry in read_json(work_dir / HISTORY_FILE, kind=list) if entry['iter'] <= runner.iter
+            ]
         barrier()
         if is_main_process():
             if runner.iter:
@@ -172,7 +108,7 @@ class ExactCheckpointHook(CheckpointHook):
                 write_json(work_dir / HISTORY_FILE, self.history)
                 write_text(work_dir / LAST_FILE, str(work_dir / self.filename_tmpl.format(runner.iter)))
                 self._drop_old(work_dir)
-            named = (_best_entry(self.history) or {}).get('checkpoint')
+            named = (best_entry(self.history) or {}).get('checkpoint')
             for line in set_aside(work_dir, runner.iter, named):
                 runner.logger.info(line)
         barrier()
@@ -210,7 +146,9 @@ class ExactCheckpointHook(CheckpointHook):
         """One more entry of the history: ``iter``, and every metric (JSON has no infinity: null stands for it)."""
         # The loop's own timings ride along in the metrics; they are no property of the model.
         values = {key: float(value) for key, value in (metrics or {}).items() if key not in ('time', 'data_time')}
-        entry = dict(iter=runner.iter, **{key: value if math.isfinite(value) else None for key, value in values.items()})
+        entry = dict(
+            iter=runner.iter, **{key: value if math.isfinite(value) else None for key, value in values.items()}
+        )
         before = [old for old in self.history if old['iter'] < runner.iter]
         self._is_best = self._better(entry, before)
         self.history = [*before, entry]
@@ -229,7 +167,7 @@ class ExactCheckpointHook(CheckpointHook):
         if name not in entry:
             raise InputError(f'default_hooks.checkpoint.save_best={name!r}: validation has no such metric; it has '
                              f'{", ".join(key for key in entry if key != "iter")}')
-        named = _best_entry(before)
+        named = best_entry(before)
         return entry[name] is not None and (named is None or self.is_better_than[name](entry[name], named[name]))
 
     def _commit(self, runner, step: int) -> None:
@@ -267,8 +205,14 @@ class ExactCheckpointHook(CheckpointHook):
         loop._iter = step - 1  # the runner adds one
         try:
             with writing(work_dir / name):
-                runner.save_checkpoint(str(work_dir), part, save_optimizer=optimizer,
-                                       save_param_scheduler=optimizer and self.save_param_scheduler, by_epoch=False, **self.args)
+                runner.save_checkpoint(
+                    str(work_dir),
+                    part,
+                    save_optimizer=optimizer,
+                    save_param_scheduler=optimizer and self.save_param_scheduler,
+                    by_epoch=False,
+                    **self.args,
+                )
         finally:
             loop._iter = true_iter
         barrier()
@@ -278,20 +222,23 @@ class ExactCheckpointHook(CheckpointHook):
         runner.logger.info(f'Saved {name}')
 
     def _drop_old(self, work_dir: Path) -> None:
-        named = _best_entry(self.history)
+        named = best_entry(self.history)
         if named is not None:
             for path in work_dir.glob('best_*.pth'):
-                match = _BEST.fullmatch(path.name)
+                match = BEST.fullmatch(path.name)
                 if match and path.name != named['checkpoint'] and int(match.group(1)) <= self.history[-1]['iter']:
                     remove(path)
         if self.max_keep_ckpts > 0:
-            steps = sorted(int(match.group(1)) for path in work_dir.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)))
+            steps = sorted(
+                int(match.group(1)) for path in work_dir.iterdir() if (match := CHECKPOINT.fullmatch(path.name))
+            )
             for step in steps[:-self.max_keep_ckpts]:
                 remove(work_dir / self.filename_tmpl.format(step))
 
     def _repair_best(self, runner) -> None:
-        """The best file that the history names, written again from its own checkpoint where it is missing or another."""
-        entry = _best_entry(self.history)
+        """The best file that the history names, written again from its own checkpoint where it is missing or
+        another."""
+        entry = best_entry(self.history)
         if entry is None:
             return
         work_dir = Path(runner.work_dir)
@@ -309,10 +256,13 @@ class ExactCheckpointHook(CheckpointHook):
             return
         del entry['checkpoint']
         entry.pop('sha256', None)
-        runner.logger.warning(f'{file}: is missing or damaged and cannot be restored; the next validation makes a new best')
+        runner.logger.warning(
+            f'{file}: is missing or damaged and cannot be restored; the next validation makes a new best'
+        )
 
     def _check_room(self, runner) -> None:
-        """Refuse to start where the disk cannot hold what will be kept; a checkpoint is float32 and AdamW's two moments."""
+        """Refuse to start where the disk cannot hold what will be kept; a checkpoint is float32 and AdamW's two
+        moments."""
         model = getattr(runner.model, 'module', runner.model)
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         size, left = 12 * numbers, runner.max_iters - runner.iter
@@ -321,45 +271,11 @@ class ExactCheckpointHook(CheckpointHook):
             count = min(count, self.max_keep_ckpts + 1)
         needed, free = size * count + 2 * 4 * numbers, shutil.disk_usage(runner.work_dir).free
         if needed > free and left > 0:
-            raise InputError(f'{runner.work_dir}: {count} checkpoints of about {size / _MIB:.0f} MiB need {needed / _MIB:.0f} MiB, the '
-                             f'disk has {free / _MIB:.0f}: make room, choose another --work-dir, or set '
-                             f'default_hooks.checkpoint.max_keep_ckpts')
-
-
-def set_aside(work_dir: Path, step: int, best: str | None) -> list[str]:
-    """Move what does not belong to a run at ``step`` into ``earlier_<time>``: checkpoints and best files of later steps or of
-    another run. Nothing is lost and nothing is mixed. Unfinished files are removed.
-
-    Args:
-        step: 0 at a new start.
-        best: name of the best file that stays.
-
-    Returns:
-        Lines for the log.
-    """
-    for left in work_dir.glob('.*.pth.part'):
-        remove(left)
-    for left in work_dir.glob('.*.pth.old'):
-        remove(left)
-    going = [path for path in work_dir.glob('iter_*.pth')
-             if (match := _CHECKPOINT.fullmatch(path.name)) and (int(match.group(1)) > step or step == 0)]
-    going += [path for path in work_dir.glob('best_*.pth') if path.name != best]
-    if step == 0:
-        going += [work_dir / name for name in (HISTORY_FILE, ALARM_FILE, LAST_FILE) if (work_dir / name).exists()]
-    if not going:
-        return []
-    target = work_dir / f'earlier_{time.strftime("%Y%m%d_%H%M%S")}'
-    while target.exists():
-        target = target.with_name(target.name + '_')
-    with writing(target):
-        target.mkdir()
-        for path in going:
-            path.rename(target / path.name)
-    return [f'{target}: here are now {", ".join(sorted(path.name for path in going))}, which are not of this run at iteration {step}']
-
-
-def _best_entry(history: list[dict]) -> dict | None:
-    return next((entry for entry in reversed(history) if 'checkpoint' in entry), None)
+            raise InputError(
+                f'{runner.work_dir}: {count} checkpoints of about {size / _MIB:.0f} MiB need {needed / _MIB:.0f} MiB, '
+                f'the disk has {free / _MIB:.0f}: make room, choose another --work-dir, or set '
+                f'default_hooks.checkpoint.max_keep_ckpts'
+            )
 
 
 def _validation_follows(runner, step: int) -> bool:
@@ -396,5 +312,7 @@ def _restore_states(runner) -> None:
                     setattr(hook, name, state[name])
     if states.get('stopped'):
         runner.train_loop.stop_training = True
-        runner.logger.info(f'This run had been stopped at iteration {runner.iter} (early stopping or an alarm): it ends here. '
-                           'Start anew to train for longer.')
+        runner.logger.info(
+            f'This run had been stopped at iteration {runner.iter} (early stopping or an alarm): it ends here. '
+            'Start anew to train for longer.'
+        )

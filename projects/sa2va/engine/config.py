@@ -24,8 +24,18 @@ from .settings import TOP_LEVEL, check_option
 
 VALIDATION_HOOKS = ('PairValidationHook', 'StartValidationHook', 'PreferenceAlarmHook', 'EarlyStoppingHook')
 # Values that are taken as they are written, spaces and commas included.
-_PATHS = ('checkpoint', 'data_root', 'preprocessor', 'work_dir', 'load_from', 'dir', 'ann_file', 'unlabelled', 'unlabelled_gt',
-          'predictions')
+_PATHS = (
+    'checkpoint',
+    'data_root',
+    'preprocessor',
+    'work_dir',
+    'load_from',
+    'dir',
+    'ann_file',
+    'unlabelled',
+    'unlabelled_gt',
+    'predictions',
+)
 
 
 def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:

@@ -1,8 +1,8 @@
 """The facts of a run: each has one name at the top of a config and a list of places that use it.
 
 To mmengine a config's names are plain text: a child that writes ``beta = 0.2`` leaves ``model.preference.beta`` as its
-base had it. :func:`settle` makes every place say what the name says, or the name what the place says where the place was
-written.
+base had it. :func:`settle` makes every place say what the name says, or the name what the place says where the place
+was written.
 """
 from __future__ import annotations
 

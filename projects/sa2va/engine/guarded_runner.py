@@ -10,9 +10,16 @@ from sa2va_dpo.common.errors import setting
 
 # Method of the runner or its strategy -> the setting that it builds from.
 _OF_RUNNER = dict(
-    build_strategy='strategy', build_train_loop='train_cfg or train_dataloader', build_val_loop='val_cfg or val_dataloader',
-    build_test_loop='test_cfg or test_dataloader', build_evaluator='val_evaluator', build_visualizer='visualizer',
-    build_log_processor='log_processor', register_default_hooks='default_hooks', register_custom_hooks='custom_hooks')
+    build_strategy='strategy',
+    build_train_loop='train_cfg or train_dataloader',
+    build_val_loop='val_cfg or val_dataloader',
+    build_test_loop='test_cfg or test_dataloader',
+    build_evaluator='val_evaluator',
+    build_visualizer='visualizer',
+    build_log_processor='log_processor',
+    register_default_hooks='default_hooks',
+    register_custom_hooks='custom_hooks',
+)
 _OF_STRATEGY = dict(build_model='model', build_optim_wrapper='optim_wrapper', build_param_scheduler='param_scheduler',
                     prepare='strategy')
 
@@ -25,8 +32,8 @@ def _guarded(name: str, method: Callable) -> Callable:
 
 
 class GuardedRunner(FlexibleRunner):
-    """What mmengine, torch or peft raise about a value of the config while the run is built becomes one line that names the
-    section; training itself is not guarded: what goes wrong there is no setting."""
+    """What mmengine, torch or peft raise about a value of the config while the run is built becomes one line that names
+    the section; training itself is not guarded: what goes wrong there is no setting."""
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'GuardedRunner':

@@ -11,14 +11,15 @@ from mmengine.registry import HOOKS
 
 from sa2va_dpo.common.files import write_json
 
-from .checkpointing import ALARM_FILE, HISTORY_FILE, ExactCheckpointHook  # noqa: F401  (whoever wants the hooks finds all here)
+from .run_folder import ALARM_FILE, HISTORY_FILE
 
 
 @HOOKS.register_module()
 class StartValidationHook(Hook):
     """Validate before the first step and keep every validation in ``val_history.json`` of the work directory.
 
-    The history (``engine/checkpointing.py``) is a list of ``{"iter": int, metric: float, ...}``; its first entry is the start.
+    The history (``engine/checkpointing.py``) is a list of ``{"iter": int, metric: float, ...}``; its first entry is the
+    start.
     """
 
     # After CheckpointHook and LoggerHook have set themselves up.
@@ -35,10 +36,10 @@ class PreferenceAlarmHook(Hook):
     """Says so, loudly, when the policy learns the preferences and loses the masks.
 
     Preference accuracy rises in runs that destroy the masks, so it must not be read without held-out Dice. At every
-    validation the accuracy on the validation pairs (``PairValidationHook``; where there are none, the mean training accuracy
-    since the last validation, over all processes) is looked at beside Dice: accuracy of at least one half, or not below the
-    first one, and Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in TensorBoard
-    (``val/alarm``) and in ``alarms.json``. All processes decide alike.
+    validation the accuracy on the validation pairs (``PairValidationHook``; where there are none, the mean training
+    accuracy since the last validation, over all processes) is looked at beside Dice: accuracy of at least one half, or
+    not below the first one, and Dice more than ``min_drop`` below that of the start raise the alarm, in the log, in
+    TensorBoard (``val/alarm``) and in ``alarms.json``. All processes decide alike.
 
     Args:
         min_drop: fall of validation Dice below the start that counts; smaller falls are noise.
@@ -109,14 +110,24 @@ class PreferenceAlarmHook(Hook):
         if is_main_process():
             runner.visualizer.add_scalar('val/alarm', int(alarm), runner.iter)
         if alarm:
-            self.alarms.append(dict(iter=runner.iter, accuracy=accuracy, first_accuracy=self.first_accuracy, pairs=where,
-                                    dice=dice, start_dice=self.start_dice))
+            self.alarms.append(
+                dict(
+                    iter=runner.iter,
+                    accuracy=accuracy,
+                    first_accuracy=self.first_accuracy,
+                    pairs=where,
+                    dice=dice,
+                    start_dice=self.start_dice,
+                )
+            )
             if is_main_process():
                 write_json(Path(runner.work_dir) / ALARM_FILE, self.alarms)
             runner.logger.error(
-                f'ALARM at iteration {runner.iter}: accuracy on the {where} pairs is {accuracy:.2f} ({self.first_accuracy:.2f} at '
-                f'first) while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the preferences and '
-                f'loses the masks: raise preference supervised_weight, lower the learning rate, or stop '
-                f'(see docs/method.md)' + ('; stopping now' if self.stop else ''))
+                f'ALARM at iteration {runner.iter}: accuracy on the {where} pairs is {accuracy:.2f} '
+                f'({self.first_accuracy:.2f} at '
+                f'first) while validation Dice fell from {self.start_dice:.4f} to {dice:.4f}. The policy learns the '
+                'preferences and loses the masks: raise preference supervised_weight, lower the learning rate, or stop '
+                f'(see docs/method.md)' + ('; stopping now' if self.stop else '')
+            )
             if self.stop:
                 runner.train_loop.stop_training = True

@@ -16,8 +16,8 @@ _OPTIMISER = ('grad_norm', 'time', 'data_time', 'memory')
 class RunLogProcessor(LogProcessor):
     """mmengine's LogProcessor, which shows one process's values, and of most of them the last one only.
 
-    * Every training value is the mean over the last ``window_size`` iterations and over all processes; the learning rate
-      is the present one.
+    * Every training value is the mean over the last ``window_size`` iterations and over all processes; the learning
+      rate is the present one.
     * Names in TensorBoard and in ``vis_data/*.json``: the guide's five as written; ``train/`` other training values,
       ``optim/`` learning rate, gradient norm, times and memory, ``val/`` validation, ``reference/`` the frozen
       reference.

@@ -48,7 +48,9 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
         if max_iters is None:
             max_iters = max(1, math.ceil(max_epochs * len(dataloader.dataset) / draws_per_step(dataloader)))
         _fit_schedules(runner, max_iters)
-        if val_interval != 'auto' and (isinstance(val_interval, bool) or not isinstance(val_interval, int) or val_interval < 1):
+        if val_interval != 'auto' and (
+            isinstance(val_interval, bool) or not isinstance(val_interval, int) or val_interval < 1
+        ):
             raise ValueError(f'train_cfg.val_interval {val_interval!r}: must be "auto" or a whole number of at least 1')
         if val_interval == 'auto':
             val_interval = interval_of(max_iters)

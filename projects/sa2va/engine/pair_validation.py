@@ -38,8 +38,8 @@ class PairValidationHook(Hook):
 
     * ``pairs/dpo_loss`` (as weighted in training), ``pairs/accuracy``, ``pairs/margin``, ``pairs/chosen_rewards``,
       ``pairs/rejected_rewards``, ``pairs/drift_outside`` (mean ``|z - z_ref|`` where the masks agree) and
-      ``pairs/disagreement`` (|D| as a share of the scoring square), means over all validation pairs; ``pairs/saturation``
-      (share of pixels with ``|z| > 10``), mean over the validation images;
+      ``pairs/disagreement`` (|D| as a share of the scoring square), means over all validation pairs;
+      ``pairs/saturation`` (share of pixels with ``|z| > 10``), mean over the validation images;
     * ``reference/dice`` and the others of ``REFERENCE_METRICS``: the frozen reference, that is the validated start.
 
     One forward pass of the policy an image scores all its pairs. The reference's logits are kept until it is reset
@@ -68,8 +68,10 @@ class PairValidationHook(Hook):
             return
         self.dataset = train.validation_pairs(self.ann_file)
         if self.dataset is None:
-            runner.logger.info(f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
-                               'watches the training pairs (the generator writes them with --val_fraction above 0)')
+            runner.logger.info(
+                f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
+                'watches the training pairs (the generator writes them with --val_fraction above 0)'
+            )
 
     def reference_changed(self, runner) -> None:
         """Another reference from here on: what is kept of the former one goes (``engine/rounds.py``)."""
@@ -113,8 +115,15 @@ class PairValidationHook(Hook):
                         self._reference[index] = first.cpu()
                     reference = upsample_logits(self._reference[index].to(device), model.score_size)
                 chosen, rejected = (data[side].float() / 255 for side in ('chosen', 'rejected'))
-                result = combined_loss(model.preference, upsample_logits(low_res, model.score_size), reference, chosen, rejected,
-                                       gaps=data['gaps'], image_index=data['image_index'])
+                result = combined_loss(
+                    model.preference,
+                    upsample_logits(low_res, model.score_size),
+                    reference,
+                    chosen,
+                    rejected,
+                    gaps=data['gaps'],
+                    image_index=data['image_index'],
+                )
                 values = torch.stack([result[PAIR_METRICS[name]].double().cpu() for name in names])
                 count = torch.full_like(values, len(chosen))
                 count[names.index('saturation')] = 1

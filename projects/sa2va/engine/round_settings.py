@@ -22,9 +22,10 @@ class RoundSettings:
     """Attributes:
         count: stretches of equal length; pairs are mined anew before each of them.
         reference: ``'initial'`` (the policy before training) or ``'round'`` (the policy before the round).
-        judge: of the unlabelled images: ``'expert'`` (people pick: ``scripts/review_pairs.py --pick``), ``'consensus'`` (of
-            mirrored views), ``'committee'`` (``members`` vote), ``'predictions'`` (the folders below ``predictions``
-            vote) or ``'iou'`` (ground truth picks in an expert's place: ``unlabelled_gt``, for studies).
+        judge: of the unlabelled images: ``'expert'`` (people pick: ``scripts/review_pairs.py --pick``), ``'consensus'``
+            (of mirrored views), ``'committee'`` (``members`` vote), ``'predictions'`` (the folders below
+            ``predictions`` vote) or ``'iou'`` (ground truth picks in an expert's place: ``unlabelled_gt``, for
+            studies).
         unlabelled: folder of images, or a text file that lists one path a line; None: there are none.
         unlabelled_gt: folder of their masks: who picks with ``judge='iou'``, a figure in the report with the others.
         labelled: images with masks: a JSON list below the data root (``dpo_annotations.json``, whose pairs must name
@@ -201,8 +202,7 @@ def boundaries(max_iters: int, count: int) -> list[int]:
     """
     if max_iters < count:
         raise InputError(f'rounds.count: {count} rounds of {max_iters} iterations leave some without a step: lower '
-                         'it, or train '
-                         'longer')
+                         'it, or train longer')
     return [math.ceil(max_iters * r / count) for r in range(count + 1)]
 
 

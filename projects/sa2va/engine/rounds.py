@@ -29,13 +29,14 @@ from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE
 from sa2va_dpo.datasets.seg_dataset import preprocessor_of
 from sa2va_dpo.models.checkpoint import read_trained_tensors
 
-from .checkpointing import ExactCheckpointHook, damage
+from .checkpointing import ExactCheckpointHook
 from .guard import KEPT, TAKEN_BACK, Guard
 from .mining import Images, Mined, PicksWanted, RoundMiner, policy_digest
 from .pair_validation import bare_model
 from .round_images import held_out_images, labelled_images, unlabelled_images, without_known
 from .round_settings import RoundSettings, boundaries
 from .round_state import RoundState
+from .run_folder import damage
 
 __all__ = ['PicksWanted', 'RoundsHook', 'install_rounds']
 
@@ -202,11 +203,12 @@ class RoundsHook(Hook):
                 if self.guard.exhausted(decisions) and number + 1 < self.settings.count:
                     first = number - self.guard.patience + 1
                     what = f'round {number}' if first == number else f'each of the rounds {first} to {number}'
-                    self.state.ended = (f'{what} lowered {self.guard.metric}: the run ends at iteration {runner.iter} with '
-                                        'what it had before')
+                    self.state.ended = (
+                        f'{what} lowered {self.guard.metric}: the run ends at iteration {runner.iter} with '
+                        'what it had before'
+                    )
                 runner.logger.info(f'round {number}: {self.guard.metric} {record["metric"]:.4f} before, {after:.4f} '
-                                   'after: '
-                                   f'{record["decision"]}')
+                                   f'after: {record["decision"]}')
             self.state.write()
         return record['metric'] if record['decision'] == TAKEN_BACK else record['metric_after']
 
@@ -229,8 +231,7 @@ class RoundsHook(Hook):
         self.state.wait_for(None)
         if mined.labelled is None and mined.unlabelled is None:
             raise InputError(f'rounds: round {number} has no usable pair: lower rounds.min_iou_gap, raise '
-                             'rounds.num_samples, or '
-                             f'give other images')
+                             'rounds.num_samples, or give other images')
         for name in ('labelled', 'unlabelled'):
             if name in mined.record:
                 runner.logger.info(f'round {number}: {name}: {_line(mined.record[name])}')
@@ -287,8 +288,7 @@ class RoundsHook(Hook):
             if path.exists() and damage(path) is None:
                 return path
         raise InputError(f'{own}: missing, and so is {checkpoint.name}: nothing tells how round {number} began: '
-                         'resume from an earlier '
-                         f'checkpoint, or start anew')
+                         'resume from an earlier checkpoint, or start anew')
 
     def _forget_start(self, number: int) -> None:
         if number >= 0 and is_main_process():
@@ -319,8 +319,7 @@ class RoundsHook(Hook):
     def _committed(self, number: int) -> dict[str, Any]:
         if number >= len(self.state.rounds):
             raise InputError(f'{self.state.path}: has no round {number}, in which this run stands: resume from a '
-                             'checkpoint of an '
-                             f'earlier round, or start anew')
+                             'checkpoint of an earlier round, or start anew')
         return self.state.rounds[number]
 
     def _is_committed(self, runner, number: int) -> bool:

@@ -1,7 +1,7 @@
 """What a training run is, on record in its work directory, so that nobody goes on with a run that is not theirs.
 
-The record is :mod:`sa2va_dpo.common.ownership`'s ``owner.json``: the config and the content of every file that decides the
-result. A run that finds another's record is refused with the first differences named.
+The record is :mod:`sa2va_dpo.common.ownership`'s ``owner.json``: the config and the content of every file that decides
+the result. A run that finds another's record is refused with the first differences named.
 """
 from __future__ import annotations
 
@@ -17,18 +17,49 @@ from sa2va_dpo.common.processes import rank
 from sa2va_dpo.common.signals import go_on
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE, VAL_PAIRS_FILE
 
-from .checkpointing import newest_whole
+from .run_folder import newest_whole
 
 KIND = 'training'
-# What a training run writes into its work directory, but for error.log, which a job in the same folder may have written.
-OURS = ('iter_*.pth', 'best_*.pth', 'last_checkpoint', 'config.py', 'val_history.json', 'alarms.json', 'rounds.json', 'rounds',
-        'earlier_*',
-        '[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9]')
+# What a training run writes into its work directory, but for error.log, which a job in the same folder may have
+# written.
+OURS = (
+    'iter_*.pth',
+    'best_*.pth',
+    'last_checkpoint',
+    'config.py',
+    'val_history.json',
+    'alarms.json',
+    'rounds.json',
+    'rounds',
+    'earlier_*',
+    '[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]_[0-9][0-9][0-9][0-9][0-9][0-9]',
+)
 # A run may go on for longer, validate and log at other times, and keep its caches elsewhere.
-FREE = tuple(f'config.{name}' for name in (
-    'cache', 'log_interval', 'max_iters', 'max_epochs', 'train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval', 'val_cfg', 'test_cfg',
-    'test_dataloader', 'test_evaluator', 'val_evaluator', 'default_hooks', 'custom_hooks', 'log_processor', 'log_level', 'visualizer',
-    'env_cfg', 'custom_imports', 'default_scope'))
+FREE = tuple(
+    f'config.{name}'
+    for name in (
+        'cache',
+        'log_interval',
+        'max_iters',
+        'max_epochs',
+        'train_cfg.max_iters',
+        'train_cfg.max_epochs',
+        'train_cfg.val_interval',
+        'val_cfg',
+        'test_cfg',
+        'test_dataloader',
+        'test_evaluator',
+        'val_evaluator',
+        'default_hooks',
+        'custom_hooks',
+        'log_processor',
+        'log_level',
+        'visualizer',
+        'env_cfg',
+        'custom_imports',
+        'default_scope',
+    )
+)
 _NOT_PART = ('work_dir', 'launcher', 'resume', 'load_from')
 _DIGITS = 32  # of a hash in a record: 128 bits
 _FILE_FIELDS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
@@ -65,14 +96,16 @@ def plain(cfg) -> dict:
 
 
 def training_identity(cfg: Mapping) -> dict:
-    """What decides the result of a training run: ``config`` (all settings), ``checkpoint`` (files of the base) and ``data``
-    (annotations, images and masks of training and validation), as content hashes."""
+    """What decides the result of a training run: ``config`` (all settings), ``checkpoint`` (files of the base) and
+    ``data`` (annotations, images and masks of training and validation), as content hashes."""
     settings = {name: value for name, value in plain(cfg).items() if name not in _NOT_PART}
     data: dict[str, dict] = {}
     for loader in ('train_dataloader', 'val_dataloader'):
         for node in _nodes(settings.get(loader)):
             if isinstance(node.get('data_root'), str):
-                data.setdefault(node['data_root'], {}).update(annotation_hashes(node['data_root'], _annotation_files(node)))
+                data.setdefault(node['data_root'], {}).update(
+                    annotation_hashes(node['data_root'], _annotation_files(node))
+                )
             for key in ('images_dir', 'gt_dir'):
                 if isinstance(node.get(key), str) and Path(node[key]).is_dir():
                     data[node[key]] = folder_hashes(node[key])
@@ -86,7 +119,8 @@ def training_identity(cfg: Mapping) -> dict:
 
 
 def claim_training(cfg, overwrite: bool = False) -> list[str]:
-    """Make ``cfg.work_dir`` this run's until the process ends; by every process of a launch, before anything is written.
+    """Make ``cfg.work_dir`` this run's until the process ends; by every process of a launch, before anything is
+    written.
 
     Args:
         cfg: complete; with ``resume`` and, for a checkpoint that was named, ``load_from``.
@@ -108,8 +142,10 @@ def claim_training(cfg, overwrite: bool = False) -> list[str]:
     go_on(f'{cfg.work_dir}: the same command with --resume goes on from the newest checkpoint there')
     lines = [held.cleared] if held.cleared else []
     if held.found and not cfg.get('resume'):
-        lines.append(f'{cfg.work_dir}: this very run was begun here before and starts anew, what it left is moved aside (--resume '
-                     'goes on from its last checkpoint)')
+        lines.append(
+            f'{cfg.work_dir}: this very run was begun here before and starts anew, what it left is moved aside '
+            '(--resume goes on from its last checkpoint)'
+        )
     if cfg.get('resume') and not cfg.get('load_from'):
         found, damaged = newest_whole(cfg.work_dir)
         lines += damaged
@@ -136,7 +172,9 @@ def publish(work_dir: Path, training: Path) -> list[str]:
     """
     withdraw(work_dir)
     taken = []
-    for path in sorted(path for pattern in ('iter_*.pth', 'best_*.pth', 'config.py') for path in training.glob(pattern)):
+    for path in sorted(
+        path for pattern in ('iter_*.pth', 'best_*.pth', 'config.py') for path in training.glob(pattern)
+    ):
         link = work_dir / path.name
         if os.path.lexists(link):
             taken.append(path.name)

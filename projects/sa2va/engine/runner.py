@@ -21,11 +21,13 @@ from .strategy import fit_to_machine
 
 @RUNNERS.register_module()
 class Sa2VARunner(GuardedRunner):
-    """mmengine's FlexibleRunner after the config was settled, saved, fitted to the machine and its caches were filled."""
+    """mmengine's FlexibleRunner after the config was settled, saved, fitted to the machine and its caches were
+    filled."""
 
     @classmethod
     def from_cfg(cls, cfg: Config | ConfigDict | dict, overwrite: bool = False) -> 'Sa2VARunner':
-        """Build from a config; the work directory is this run's from now on, and what runs is saved there as ``config.py``.
+        """Build from a config; the work directory is this run's from now on, and what runs is saved there as
+        ``config.py``.
 
         Args:
             overwrite: remove what another run left in the work directory.

@@ -14,10 +14,34 @@ from .round_settings import RoundSettings
 
 # What FlexibleRunner.from_cfg reads, then what this package reads.
 _OF_RUNNER = (
-    'model', 'work_dir', 'experiment_name', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg',
-    'val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader', 'test_evaluator', 'test_cfg', 'strategy',
-    'auto_scale_lr', 'default_hooks', 'custom_hooks', 'data_preprocessor', 'load_from', 'resume', 'launcher', 'env_cfg', 'log_processor',
-    'log_level', 'visualizer', 'default_scope', 'randomness')
+    'model',
+    'work_dir',
+    'experiment_name',
+    'train_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'val_dataloader',
+    'val_evaluator',
+    'val_cfg',
+    'test_dataloader',
+    'test_evaluator',
+    'test_cfg',
+    'strategy',
+    'auto_scale_lr',
+    'default_hooks',
+    'custom_hooks',
+    'data_preprocessor',
+    'load_from',
+    'resume',
+    'launcher',
+    'env_cfg',
+    'log_processor',
+    'log_level',
+    'visualizer',
+    'default_scope',
+    'randomness',
+)
 TOP_LEVEL = (*_OF_RUNNER, 'runner_type', 'custom_imports', 'cache', 'rounds', 'deepspeed_on_cpu')
 
 _LORA = ('mode', 'r', 'alpha', 'dropout', 'targets', 'lr_mult')
@@ -33,8 +57,12 @@ _FIXED: dict[tuple, tuple[str, ...]] = {
 }
 _HOLDERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Read beside the arguments of the class that is built.
-_BESIDE = {'optim_wrapper': ('constructor', 'paramwise_cfg'), 'default_hooks': ('priority',), 'custom_hooks': ('priority',),
-           'param_scheduler': ('convert_to_iter_based',)}
+_BESIDE = {
+    'optim_wrapper': ('constructor', 'paramwise_cfg'),
+    'default_hooks': ('priority',),
+    'custom_hooks': ('priority',),
+    'param_scheduler': ('convert_to_iter_based',),
+}
 
 
 def known_names(where: tuple, node) -> tuple[str, ...] | None:

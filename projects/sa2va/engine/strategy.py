@@ -1,4 +1,5 @@
-"""Fit a run's config to the machine: DeepSpeed where there is a GPU, mmengine's plain strategies where there is none."""
+"""Fit a run's config to the machine: DeepSpeed where there is a GPU, mmengine's plain strategies where there is
+none."""
 from __future__ import annotations
 
 import torch
@@ -14,17 +15,20 @@ from sa2va_dpo.models.checkpoint import is_released_size
 def fit_to_machine(cfg: Config) -> str:
     """Change ``cfg`` in place so that it runs here; returns one line that says what was chosen.
 
-    With a GPU the config's strategy runs as written; weights of released size go straight to it as they are read. Without one, DeepSpeedStrategy is replaced by mmengine's
-    SingleDeviceStrategy (or DDPStrategy over gloo under a launcher) in float32, keeping gradient clipping and
-    accumulation. ``deepspeed_on_cpu=True`` keeps DeepSpeed over gloo, which the tests use.
+    With a GPU the config's strategy runs as written; weights of released size go straight to it as they are read.
+    Without one, DeepSpeedStrategy is replaced by mmengine's SingleDeviceStrategy (or DDPStrategy over gloo under a
+    launcher) in float32, keeping gradient clipping and accumulation. ``deepspeed_on_cpu=True`` keeps DeepSpeed over
+    gloo, which the tests use.
 
     Raises:
         InputError: a launcher asks for more processes than there are GPUs, or DeepSpeed is asked for and not installed.
     """
     strategy = cfg.get('strategy', dict(type='SingleDeviceStrategy'))
     if STRATEGIES.get(strategy['type']) is None:
-        raise InputError(f'strategy.type={strategy["type"]}: no such strategy: mmengine has DeepSpeedStrategy, SingleDeviceStrategy, '
-                         'DDPStrategy')
+        raise InputError(
+            f'strategy.type={strategy["type"]}: no such strategy: mmengine has DeepSpeedStrategy, '
+            'SingleDeviceStrategy, DDPStrategy'
+        )
     deepspeed = strategy['type'] == 'DeepSpeedStrategy'
     distributed = cfg.get('launcher', 'none') != 'none'
     gpus = torch.cuda.device_count()
@@ -67,8 +71,8 @@ def fit_to_machine(cfg: Config) -> str:
 
 
 def _stream_to_gpu(cfg: Config, bf16: bool) -> None:
-    """Let every process read weights of released size onto its own GPU, in bfloat16 where DeepSpeed would cast them to it
-    anyway: otherwise each holds the whole model in float32 in host memory first."""
+    """Let every process read weights of released size onto its own GPU, in bfloat16 where DeepSpeed would cast them to
+    it anyway: otherwise each holds the whole model in float32 in host memory first."""
     model = cfg.get('model') or {}
     if 'checkpoint' in model and is_released_size(model['checkpoint']):
         model.setdefault('device', f'cuda:{local_rank()}')
@@ -77,7 +81,8 @@ def _stream_to_gpu(cfg: Config, bf16: bool) -> None:
 
 
 def _skip_shared_memory_op() -> None:
-    """Mark DeepSpeed's shared-memory collective as unavailable: compiling it takes minutes, gloo serves small CPU runs."""
+    """Mark DeepSpeed's shared-memory collective as unavailable: compiling it takes minutes, gloo serves small CPU
+    runs."""
     import deepspeed.ops
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 

@@ -15,7 +15,9 @@ def xtuner_builder() -> Registry | None:
         from xtuner.registry import BUILDER
     except ImportError as error:
         if not (isinstance(error, ModuleNotFoundError) and error.name in ('xtuner', 'xtuner.registry')):
-            warnings.warn(f'xtuner is installed but cannot be imported ({error}): its registry does not get our classes',
-                          stacklevel=2)
+            warnings.warn(
+                f'xtuner is installed but cannot be imported ({error}): its registry does not get our classes',
+                stacklevel=2,
+            )
         return None
     return BUILDER

@@ -76,7 +76,9 @@ def format_summary(summary: Mapping) -> str:
     """The summary as lines of text, one metric a line: name, mean, interval."""
     lines = [f"{summary['n_images']} images, mean [{summary['level']:.0%} bootstrap interval]"]
     if summary.get('fields_of_view'):
-        lines.append(f"scored inside the camera's field of view: {summary['fields_of_view']} of {summary['n_images']} images")
+        lines.append(
+            f"scored inside the camera's field of view: {summary['fields_of_view']} of {summary['n_images']} images"
+        )
     width = max(map(len, summary['metrics']))
     for name, value in summary['metrics'].items():
         lines.append(f"{name:<{width}}  {value['mean']:8.4f}  [{value['ci_low']:.4f}, {value['ci_high']:.4f}]")

@@ -17,8 +17,8 @@ METRIC_NAMES = ('dice', 'iou', 'precision', 'recall', 'specificity', 'cldice',
 def score_mask(pred: np.ndarray, target: np.ndarray, field_of_view: np.ndarray | None = None) -> dict[str, float]:
     """All of :data:`METRIC_NAMES` for one pair of bool [H, W] masks.
 
-    Pixels outside the field of view (bool [H, W], True inside) do not count: overlap is counted over the pixels inside, and
-    for topology and boundaries both masks are empty outside.
+    Pixels outside the field of view (bool [H, W], True inside) do not count: overlap is counted over the pixels inside,
+    and for topology and boundaries both masks are empty outside.
 
     The last two are the mean and the 95th percentile of the boundary distance in pixels.
 

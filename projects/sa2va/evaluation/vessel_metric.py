@@ -62,8 +62,8 @@ class VesselSegMetric(BaseMetric):
         Args:
             data_batch: not used.
             data_samples: dicts with ``pred_mask`` and ``gt_mask`` (bool [H, W], numpy or torch), ``image_id`` (str)
-                and, for overlays, ``image`` (path, or uint8 [H, W, 3] RGB array). With ``field_of_view`` (bool [H, W], True
-                inside) only the pixels inside are scored.
+                and, for overlays, ``image`` (path, or uint8 [H, W, 3] RGB array). With ``field_of_view`` (bool [H, W],
+                True inside) only the pixels inside are scored.
 
         Raises:
             ValueError: a sample without one of these or with masks that do not fit, naming the image.
@@ -76,10 +76,14 @@ class VesselSegMetric(BaseMetric):
         image_id = str(sample['image_id'])
         if self.overlays:
             try:
-                self._write_overlay(sample, image_id, _as_mask(sample, 'pred_mask'), _as_mask(sample, 'gt_mask'), scores)
+                self._write_overlay(
+                    sample, image_id, _as_mask(sample, 'pred_mask'), _as_mask(sample, 'gt_mask'), scores
+                )
             except ValueError as error:
                 raise ValueError(f'{image_id}: {error}') from None
-        self.results.append(dict(image_id=image_id, **scores, **({_FIELD: True} if sample.get(_FIELD) is not None else {})))
+        self.results.append(
+            dict(image_id=image_id, **scores, **({_FIELD: True} if sample.get(_FIELD) is not None else {}))
+        )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Means over images of all metrics.
@@ -112,8 +116,8 @@ def score_sample(sample: dict, score: Callable[..., dict[str, float]] = score_ma
     """The scores of one predicted sample (see ``VesselSegMetric.process`` for its fields).
 
     Args:
-        score: (predicted, true bool [H, W]) -> metric name -> value; ``field_of_view`` is passed on by name where the sample
-            has one.
+        score: (predicted, true bool [H, W]) -> metric name -> value; ``field_of_view`` is passed on by name where the
+            sample has one.
 
     Raises:
         ValueError: a field is missing or the masks do not fit; names the image.

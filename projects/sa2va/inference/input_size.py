@@ -61,7 +61,8 @@ def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[
 
 
 def choose_size(measured: dict[int, float]) -> int:
-    """The best size, but the checkpoint's own (the first) unless another is better by ``MARGIN``; of equals the smallest."""
+    """The best size, but the checkpoint's own (the first) unless another is better by ``MARGIN``; of equals the
+    smallest."""
     own = next(iter(measured))
     better = [size for size, value in measured.items() if value >= measured[own] + MARGIN]
     return min(better, key=lambda size: (-measured[size], size), default=own)

@@ -1,4 +1,5 @@
-"""The one loop that predicts masks and scores them: ``tools/test.py``, the main job, the choice of the input size, the study.
+"""The one loop that predicts masks and scores them: ``tools/test.py``, the main job, the choice of the input size, the
+study.
 
 Validation inside training goes through mmengine's runner (several processes, padded samplers); what it shares is the
 model's ``predict`` and :func:`sa2va_dpo.evaluation.vessel_metric.score_sample`.
@@ -23,7 +24,8 @@ Score = Callable[..., dict[str, float]]
 
 
 def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2VARunModel:
-    """A checkpoint directory as a model that predicts, in eval mode, on ``device`` (default: a GPU where there is one)."""
+    """A checkpoint directory as a model that predicts, in eval mode, on ``device`` (default: a GPU where there is
+    one)."""
     device = pick_device(device)
     return Sa2VARunModel(str(checkpoint), device=device).to(device).eval()
 
@@ -34,8 +36,14 @@ def images_of(source: dict | Dataset, checkpoint: str | Path) -> VesselSegDatase
 
 
 @torch.no_grad()
-def predict_and_score(model: Sa2VARunModel, dataset: Dataset, batch_size: int = 1, score: Score = score_mask,
-                      desc: str | None = None, collate: Callable[[list], dict] | None = None) -> Iterator[tuple[dict, dict]]:
+def predict_and_score(
+    model: Sa2VARunModel,
+    dataset: Dataset,
+    batch_size: int = 1,
+    score: Score = score_mask,
+    desc: str | None = None,
+    collate: Callable[[list], dict] | None = None,
+) -> Iterator[tuple[dict, dict]]:
     """Predict the masks of a data set and score each, in the order of the data set.
 
     Args:
@@ -47,8 +55,8 @@ def predict_and_score(model: Sa2VARunModel, dataset: Dataset, batch_size: int = 
         collate: items -> batch; ``None`` is ``vessel_seg_collate`` with the model's own preprocessor.
 
     Yields:
-        (sample, scores): ``sample`` has ``pred_mask`` and ``gt_mask`` (bool [H, W]), ``image_id``, and ``image`` where the
-        data set gives it.
+        (sample, scores): ``sample`` has ``pred_mask`` and ``gt_mask`` (bool [H, W]), ``image_id``, and ``image`` where
+        the data set gives it.
 
     Raises:
         ValueError: a prediction that does not fit its ground truth; names the image.

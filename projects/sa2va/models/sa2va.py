@@ -160,7 +160,8 @@ class Sa2VAModel(nn.Module):
         return self.features_of_levels(self.sam2_levels(sam_pixel_values))
 
     def features_of_levels(self, levels: Sequence[torch.Tensor]) -> Sam2Features:
-        """FPN levels (:meth:`sam2_levels`) -> what the decoder takes; ``conv_s0`` and ``conv_s1`` belong to the decoder."""
+        """FPN levels (:meth:`sam2_levels`) -> what the decoder takes; ``conv_s0`` and ``conv_s1`` belong to the
+        decoder."""
         stride4, stride8, stride16 = levels
         decoder = self.sam2.mask_decoder
         # A single image has no memory; SAM 2 marks that with a learned vector instead of memory attention.
@@ -264,8 +265,8 @@ class Sa2VAModel(nn.Module):
 def _rows_of_equal_length(mllm: nn.Module, batch: dict) -> Iterator[tuple[list[int], dict]]:
     """The rows of a batch in groups without padding: (row numbers, their batch), one group a length.
 
-    Images of different shapes make texts of different lengths, up to thirteen times as long. Padding is no error, causal
-    attention never looks at it, but it costs what real tokens cost.
+    Images of different shapes make texts of different lengths, up to thirteen times as long. Padding is no error,
+    causal attention never looks at it, but it costs what real tokens cost.
     """
     mask = batch.get('attention_mask')
     lengths = [] if mask is None or len(mask) == 1 else mask.sum(dim=1).tolist()

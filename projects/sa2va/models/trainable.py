@@ -205,7 +205,8 @@ def lora_layers(policy: nn.Module) -> list[tuple[str, BaseTunerLayer]]:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model predicts as in validation, without gradient; what was training before is training after."""
+    """Inside the block the model predicts as in validation, without gradient; what was training before is training
+    after."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

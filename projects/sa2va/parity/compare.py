@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, as_rgb
+from sa2va_dpo.datasets.image_views import as_rgb
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.generate import generate
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, upsample_logits
@@ -98,7 +99,9 @@ def _generated(case: str, user_text: str, model: Sa2VAModel, pre: Sa2VAPreproces
 
 
 @torch.no_grad()
-def recompute(model: Sa2VAModel, pre: Sa2VAPreprocessor, image: Image.Image, inputs: Mapping) -> dict[str, torch.Tensor]:
+def recompute(
+    model: Sa2VAModel, pre: Sa2VAPreprocessor, image: Image.Image, inputs: Mapping
+) -> dict[str, torch.Tensor]:
     """Every tensor that a fixture may hold, by its name there.
 
     Args:

@@ -15,7 +15,8 @@ import math
 import torch
 from PIL import Image
 
-from sa2va_dpo.datasets.preprocess import IMAGE_PLACEHOLDER, QwenVLImages, Sa2VAPreprocessor, as_rgb
+from sa2va_dpo.datasets.image_views import QwenVLImages, as_rgb
+from sa2va_dpo.datasets.preprocess import IMAGE_PLACEHOLDER, Sa2VAPreprocessor
 
 _FACTOR, _MIN_PIXELS, _MAX_PIXELS = 28, 4 * 28 * 28, 16384 * 28 * 28
 

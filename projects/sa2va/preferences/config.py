@@ -38,8 +38,9 @@ class GenerateConfig:
         prompt: the question of every image.
         seed: of perturbations, choices and the split.
         max_pairs_per_image: ``None`` keeps all.
-        val_fraction, test_fraction: shares of the patients kept for validation and for the test, of whom no pair is mined
-            for the test; at least one patient each. ``None`` is ``VAL_FRACTION`` and ``TEST_FRACTION`` with ground truth, 0
+        val_fraction, test_fraction: shares of the patients kept for validation and for the test, of whom no pair is
+            mined for the test; at least one patient each. ``None`` is ``VAL_FRACTION`` and ``TEST_FRACTION`` with
+            ground truth, 0
             without: there would be nothing to score them by.
         group_regex: how a stem tells its patient (see ``patient_of``).
         source_images_dir: original images (``from_predictions``); ``None`` is the ``images`` folder beside ``gt_dir``.
@@ -49,8 +50,8 @@ class GenerateConfig:
         candidate_models: more checkpoints whose greedy masks are candidates.
         judge: registered judges, each ``'Name'``, ``'Name=weight'`` or ``dict(type=, weight=, ...)``.
         pairing: a registered pairing strategy.
-        cells: chosen is put together from the best candidate of each cell of a ``cells`` x ``cells`` grid and meets every
-            candidate (``composite.py``); ``None`` chooses whole masks.
+        cells: chosen is put together from the best candidate of each cell of a ``cells`` x ``cells`` grid and meets
+            every candidate (``composite.py``); ``None`` chooses whole masks.
         compared: further judges whose scores are noted for every candidate and decide nothing.
         policy_digest: says which state of the policy makes the candidates, where ``model_path`` alone does not.
         balance: as many over- as under-segmenting rejected masks per image.
@@ -94,7 +95,11 @@ class GenerateConfig:
             raise InputError(f'--mode {self.mode}: must be one of {", ".join(MODES)}')
         if self.mode == 'generate' and not self.model_path:
             raise InputError('--model_path: missing; mode generate needs the checkpoint that makes the candidates')
-        for name, low in (('num_samples', 2 if self.mode == 'generate' else 0), ('seed', 0), ('max_pairs_per_image', 1)):
+        for name, low in (
+            ('num_samples', 2 if self.mode == 'generate' else 0),
+            ('seed', 0),
+            ('max_pairs_per_image', 1),
+        ):
             value = getattr(self, name)
             if value is None and name == 'max_pairs_per_image':
                 continue
@@ -105,18 +110,24 @@ class GenerateConfig:
             if not (math.isfinite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise InputError(f'--{name} {getattr(self, name)}: must be at least 0 and below 1')
         if self.val_fraction + self.test_fraction >= 1:
-            raise InputError(f'--val_fraction {self.val_fraction} and --test_fraction {self.test_fraction}: leave nothing to '
-                             'train on: together they must be below 1')
+            raise InputError(
+                f'--val_fraction {self.val_fraction} and --test_fraction {self.test_fraction}: leave nothing to '
+                'train on: together they must be below 1'
+            )
         if self.test_fraction and self.gt_dir is None:
-            raise InputError(f'--test_fraction {self.test_fraction}: without --gt_dir there is nothing to score a test by: leave '
-                             'it out')
+            raise InputError(
+                f'--test_fraction {self.test_fraction}: without --gt_dir there is nothing to score a test by: leave '
+                'it out'
+            )
         if not 0 < self.max_candidate_iou <= 1:
             raise InputError(f'--max_candidate_iou {self.max_candidate_iou}: must be above 0 and at most 1')
         if not self.prompt.strip():
             raise InputError('--prompt: is empty; leave it out for the default')
         if self.pairing not in PAIRINGS.module_dict:
             raise InputError(f'--pairing {self.pairing}: unknown; the strategies are {", ".join(PAIRINGS.module_dict)}')
-        if self.cells is not None and (isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1):
+        if self.cells is not None and (
+            isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1
+        ):
             raise InputError(f'--cells {self.cells}: must be a whole number of at least 1, or be left out')
         sources, judge = self.build_sources(), self.build_judge()
         self.build_compared()
@@ -127,7 +138,9 @@ class GenerateConfig:
             raise InputError(f'{what}: needs a judge that can judge parts of an image, {judge.name} cannot')
         for _, source in sources:
             if source.needs_policy and self.mode == 'from_predictions':
-                raise InputError(f'--sources {type(source).__name__}: needs a policy, which mode from_predictions has not')
+                raise InputError(
+                    f'--sources {type(source).__name__}: needs a policy, which mode from_predictions has not'
+                )
         for flag, needs in (('--include_gt', self.include_gt), ('--judge', judge.needs_ground_truth),
                             ('--sources', any(source.needs_ground_truth for _, source in sources))):
             if needs and self.gt_dir is None:
@@ -153,7 +166,8 @@ class GenerateConfig:
         return [Mixture(_build(JUDGES, [spec], '--judge')) for spec in self.compared]
 
     def fingerprint(self, image_names: list[str]) -> str:
-        """Hex digest of the settings, the model and the images' names; equal digests on equal files write equal files."""
+        """Hex digest of the settings, the model and the images' names; equal digests on equal files write equal
+        files."""
         return hash_json([self.made_with(), image_names])
 
     def made_with(self) -> dict:

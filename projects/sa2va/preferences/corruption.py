@@ -1,4 +1,5 @@
-"""Errors that vessel segmentations make, done to a correct mask on purpose. Pure functions of masks and a random stream."""
+"""Errors that vessel segmentations make, done to a correct mask on purpose. Pure functions of masks and a random
+stream."""
 from __future__ import annotations
 
 import cv2

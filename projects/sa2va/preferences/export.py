@@ -24,7 +24,8 @@ def export_parquet(data_root: str | os.PathLike, out: str | os.PathLike, ann_fil
         Number of rows.
 
     Raises:
-        InputError: the annotations are bad, ``out`` does not end in ``.parquet``, or the extra ``parquet`` is not installed.
+        InputError: the annotations are bad, ``out`` does not end in ``.parquet``, or the extra ``parquet`` is not
+            installed.
     """
     with extra('parquet', 'a parquet file'):
         import pyarrow

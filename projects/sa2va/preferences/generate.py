@@ -58,7 +58,8 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         overwrite: replace what an earlier run with other settings left in ``output_dir``.
         allow_empty: no pair at all is a result too, and ``dpo_annotations.json`` an empty list then.
         frozen: makes samples from caches of what is frozen in the policy.
-        truths: image -> its ground truth, for images and masks of any folder and name; None: by stem in ``config.gt_dir``.
+        truths: image -> its ground truth, for images and masks of any folder and name; None: by stem in
+            ``config.gt_dir``.
         quiet: print no report.
 
     Raises:
@@ -71,7 +72,9 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     check_sizes(matched)
     split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction, config.seed,
                            config.group_regex)
-    root = DataRoot(config.output_dir, config.fingerprint([str(image) for image in images]), made_with=config.made_with())
+    root = DataRoot(
+        config.output_dir, config.fingerprint([str(image) for image in images]), made_with=config.made_with()
+    )
     root.refuse_sources([folder, config.images_dir, config.gt_dir, *{image.parent for image in images}])
     held_out = {*split.val, *split.test}
     items = []
@@ -191,7 +194,9 @@ def _read_ahead(reader: ThreadPoolExecutor, todo: Sequence[Item]) -> Iterator[tu
         yield item, future.result()
 
 
-def _commit(item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journal, writers: ThreadPoolExecutor) -> None:
+def _commit(
+    item: Item, mined: Mined, root: DataRoot, link: bool, journal: Journal, writers: ThreadPoolExecutor
+) -> None:
     """Put one image's files on disk, then its line into the journal."""
     tasks = [writers.submit(root.write_masks, mask, names) for mask, names in mined.masks]
     tasks.append(writers.submit(root.copy, item.image, f'images/{item.image.name}', link))
@@ -228,7 +233,10 @@ def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[d
     if config.gt_dir is not None:
         for names, file in ((val_names, VAL_FILE), (test_names, TEST_FILE)):
             if names:
-                write_segs(root.root / file, [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names])
+                write_segs(
+                    root.root / file,
+                    [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names],
+                )
     report.update(fingerprint=root.fingerprint, inputs=inputs, made_with=root.made_with)
     write_json(root.root / REPORT, report)
     root.close()

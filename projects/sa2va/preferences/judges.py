@@ -69,7 +69,8 @@ class Judge:
         return evidence.gt.astype(np.float32)
 
     def pick(self, values: Sequence[float], evidence: Evidence, label: str) -> int:
-        """The index that this judge takes, given how good each is; ``label`` tells one decision of an image from another."""
+        """The index that this judge takes, given how good each is; ``label`` tells one decision of an image from
+        another."""
         return int(np.argmax(values))
 
 
@@ -171,7 +172,8 @@ class ExpectedIoU(Judge):
 
 
 def expected_iou(candidates: Sequence[Candidate], p: np.ndarray) -> np.ndarray:
-    """``sum(p m) / sum(p + m - p m)`` for each mask m, where every pixel is vessel with probability p (float [H, W])."""
+    """``sum(p m) / sum(p + m - p m)`` for each mask m, where every pixel is vessel with probability p (float [H,
+    W])."""
     total = p.sum(dtype=np.float64)
     inside = [p[c.mask].sum(dtype=np.float64) for c in candidates]
     union = [total + np.count_nonzero(c.mask) - both for c, both in zip(candidates, inside)]

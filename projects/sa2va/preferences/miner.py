@@ -27,7 +27,8 @@ from .sources import GREEDY, GroundTruth
 
 @dataclass(frozen=True)
 class Item:
-    """Files of one image: ``gt`` and ``field_of_view`` are ``None`` where there is none, ``inputs`` digests all of them."""
+    """Files of one image: ``gt`` and ``field_of_view`` are ``None`` where there is none, ``inputs`` digests all of
+    them."""
 
     image: Path
     gt: Path | None
@@ -100,8 +101,21 @@ class Miner:
         """Pairs of one image, none of one that is held out; writes nothing."""
         config, stem = self.config, item.image.stem
         if item.image.name in self.held_out:
-            return Mined(dict(image=item.image.name, stem=stem, inputs=item.inputs, records=[], duplicates=0, dropped_gap=0,
-                              missing=[], candidates=[], field_of_view=item.field_of_view is not None), [], pixels.gt)
+            return Mined(
+                dict(
+                    image=item.image.name,
+                    stem=stem,
+                    inputs=item.inputs,
+                    records=[],
+                    duplicates=0,
+                    dropped_gap=0,
+                    missing=[],
+                    candidates=[],
+                    field_of_view=item.field_of_view is not None,
+                ),
+                [],
+                pixels.gt,
+            )
         context, evidence = self._look(item, pixels)
         kept, duplicates = self._candidates(context)
         everything = [*kept, *self._composite(kept, evidence)]
@@ -135,11 +149,24 @@ class Miner:
         context, _ = self._look(item, pixels)
         kept, duplicates = self._candidates(context)
         names = [f'candidates/{item.image.stem}_{k}.png' for k in range(len(kept))]
-        entry = dict(image=item.image.name, stem=item.image.stem, inputs=item.inputs, records=[], duplicates=duplicates,
-                     missing=context.missing, diversity=_diversity(kept), files=names,
-                     candidates=[dict(mask=name, source=c.source,
-                                      **({} if c.predicted_iou is None else dict(predicted_iou=round(c.predicted_iou, 6))))
-                                 for name, c in zip(names, kept)])
+        entry = dict(
+            image=item.image.name,
+            stem=item.image.stem,
+            inputs=item.inputs,
+            records=[],
+            duplicates=duplicates,
+            missing=context.missing,
+            diversity=_diversity(kept),
+            files=names,
+            candidates=[
+                dict(
+                    mask=name,
+                    source=c.source,
+                    **({} if c.predicted_iou is None else dict(predicted_iou=round(c.predicted_iou, 6))),
+                )
+                for name, c in zip(names, kept)
+            ],
+        )
         return Mined(entry, [(c.mask, [name]) for name, c in zip(names, kept)], None)
 
     def _look(self, item: Item, pixels: Pixels) -> tuple[Context, Evidence]:
@@ -172,7 +199,11 @@ class Miner:
             return []
         mask = cell_composite([c.mask for c in kept], belief, self.config.cells,
                               lambda values, label: self.judge.pick(values, evidence, label))
-        return [] if any(np.array_equal(mask, c.mask) for c in kept) else [Candidate(mask, f'composite:{self.config.cells}')]
+        return (
+            []
+            if any(np.array_equal(mask, c.mask) for c in kept)
+            else [Candidate(mask, f'composite:{self.config.cells}')]
+        )
 
     def _components(self, scored: Scored, everything: list[Candidate], ious: list[float],
                     evidence: Evidence) -> tuple[list[Candidate], list[float]]:
@@ -200,7 +231,9 @@ class Miner:
         if self.compared and asked:
             columns = {judge.name: judge.scores([kept[i] for i in asked], evidence) for judge in self.compared}
             for place, index in enumerate(asked):
-                notes[index] = dict(compared={name: _number(round(float(column[place]), 6)) for name, column in columns.items()})
+                notes[index] = dict(
+                    compared={name: _number(round(float(column[place]), 6)) for name, column in columns.items()}
+                )
         return notes
 
     def _candidates(self, context: Context) -> tuple[list[Candidate], int]:
@@ -215,7 +248,8 @@ class Miner:
         return pick_distinct(first, sources, count, config.max_candidate_iou, context)
 
     def _scores(self, kept: list[Candidate], evidence: Evidence) -> tuple[list[float], list[float]]:
-        """IoU with the ground truth (or its estimate) and the judge's score, unrounded: gaps are compared once, here."""
+        """IoU with the ground truth (or its estimate) and the judge's score, unrounded: gaps are compared once,
+        here."""
         scores = [float(s) for s in self.judge.scores(kept, evidence)] if kept else []
         if evidence.gt is None:
             return [float(np.clip(score, 0, 1)) for score in scores], scores

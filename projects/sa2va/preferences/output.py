@@ -70,7 +70,8 @@ class DataRoot:
         return report if report and self._made_here(report, inputs) and (self.root / self.result).is_file() else None
 
     def claim(self, inputs: str, overwrite: bool) -> None:
-        """Make the folder this run's, and this process its one writer until its entry point returns (``ownership.releases``).
+        """Make the folder this run's, and this process its one writer until its entry point returns
+        (``ownership.releases``).
 
         Raises:
             InputError: another run's pairs, or files of unknown origin, are there, or another process is writing there.
@@ -82,13 +83,18 @@ class DataRoot:
         heads = [lines[0] for lines in map(_lines, journals) if len(lines) > 1]
         if report is not None:
             if not overwrite and not self._made_here(report, inputs):
-                raise InputError(f'--output_dir {self.root}: holds pairs made with other settings, model or images '
-                                 f'({self._difference(report)}): choose another folder, or add --overwrite to replace them')
+                raise InputError(
+                    f'--output_dir {self.root}: holds pairs made with other settings, model or images '
+                    f'({self._difference(report)}): choose another folder, or add --overwrite to replace them'
+                )
             self.clear()
         elif other := next((head for head in heads if head.get('fingerprint') != self.fingerprint), None):
             if not overwrite:
-                raise InputError(f'--output_dir {self.root}: holds an unfinished run with other settings or model '
-                                 f'({self._difference(other)}): repeat its command, choose another folder, or add --overwrite to start anew')
+                raise InputError(
+                    f'--output_dir {self.root}: holds an unfinished run with other settings or model '
+                    f'({self._difference(other)}): repeat its command, choose another folder, or add --overwrite to '
+                    f'start anew'
+                )
             self.clear()
         elif not journals:
             # With a journal, even one killed before its first line was whole, everything here is our own.
@@ -139,7 +145,9 @@ class DataRoot:
         return found
 
     def open_journal(self, rank: int) -> 'Journal':
-        return Journal(self.root / _JOURNAL.format(rank=rank), dict(fingerprint=self.fingerprint, made_with=self.made_with))
+        return Journal(
+            self.root / _JOURNAL.format(rank=rank), dict(fingerprint=self.fingerprint, made_with=self.made_with)
+        )
 
     def close(self) -> None:
         """The run is finished: journals are not needed any more."""

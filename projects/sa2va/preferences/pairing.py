@@ -27,8 +27,8 @@ class Scored:
         scores: higher is better; candidates that the judge could not score are NaN.
         masks: bool [H, W] each.
         reference: ground truth, or the candidates' majority.
-        composed: pairs that were put together from parts (``composite.py``) with the scores of both masks, best first; a
-            strategy that makes none looks at ``scores``.
+        composed: pairs that were put together from parts (``composite.py``) with the scores of both masks, best first;
+            a strategy that makes none looks at ``scores``.
     """
 
     scores: Sequence[float]

@@ -24,27 +24,33 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
 
     Args:
         train, val: records of pairs.
-        images: one journal entry an image that pairs were mined of: ``candidates`` (source, iou, score), ``duplicates``, ``dropped_gap``,
-            ``records``, ``missing`` (``method/stem`` without a file).
+        images: one journal entry an image that pairs were mined of: ``candidates`` (source, iou, score),
+            ``duplicates``, ``dropped_gap``, ``records``, ``missing`` (``method/stem`` without a file).
         config: of the run.
         skipped: images without ground truth.
         split: of the images.
 
     Returns:
         JSON-ready; histograms, win rates and shares are of the training pairs. Gaps are the judge's.
-        ``greedy_score`` and ``best_score`` are the judge's of the first candidate and of the best one, ``diversity`` is 1 - mean
-        IoU of two candidates; means over images.
+        ``greedy_score`` and ``best_score`` are the judge's of the first candidate and of the best one, ``diversity`` is
+        1 - mean IoU of two candidates; means over images.
         ``chosen_agrees_with_ground_truth`` is the share of the pixels on which a pair disagrees where chosen is right,
         over all pairs' pixels.
     """
     gaps = np.array([gap(pair) for pair in train])
     disagreement = [pair['disagreement_pixels'] for pair in train]
     first = [c['iou'] for image in images for c in image['candidates'][:1] if c['source'] == 'greedy']
-    best = [max(ious) for image in images
-            if (ious := [c['iou'] for c in image['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None])]
+    best = [
+        max(ious)
+        for image in images
+        if (ious := [c['iou'] for c in image['candidates'] if c['source'] != 'ground_truth' and c['iou'] is not None])
+    ]
     scored = [image for image in images if image['candidates'] and image['candidates'][0]['score'] is not None]
     report = dict(
-        train_pairs=len(train), val_pairs=len(val), images=len(images), split=split.sizes(),
+        train_pairs=len(train),
+        val_pairs=len(val),
+        images=len(images),
+        split=split.sizes(),
         train_images=len({pair['image'] for pair in train}),
         images_without_pairs=[image['image'] for image in images if not image['records']],
         skipped_without_ground_truth=list(skipped),
@@ -54,26 +60,34 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         candidates_per_image=_spread([len(image['candidates']) for image in images]),
         pairs_per_image=_spread([len(image['records']) for image in images]),
         pairs_by_image={image['image']: len(image['records']) for image in images},
-        greedy_iou=_mean(first), best_candidate_iou=_mean(best),
-        greedy_score=_mean([image['candidates'][0]['score'] for image in scored if image['candidates'][0]['source'] == 'greedy']),
+        greedy_iou=_mean(first),
+        best_candidate_iou=_mean(best),
+        greedy_score=_mean(
+            [image['candidates'][0]['score'] for image in scored if image['candidates'][0]['source'] == 'greedy']
+        ),
         best_score=_mean([max(c['score'] for c in image['candidates'] if c['score'] is not None) for image in scored]),
         diversity=_mean([image['diversity'] for image in images if image.get('diversity') is not None]),
-        gap_mean=_mean(gaps), gap_histogram=_histogram(gaps),
+        gap_mean=_mean(gaps),
+        gap_histogram=_histogram(gaps),
         disagreement_pixels=_spread(disagreement),
         disagreement_share=_spread([pair['disagreement_pixels'] / pair['pixels'] for pair in train]),
-        chosen_agrees_with_ground_truth=None if not train or config.gt_dir is None else float(
-            np.average([pair['chosen_agreement'] for pair in train], weights=disagreement)),
+        chosen_agrees_with_ground_truth=None
+        if not train or config.gt_dir is None
+        else float(np.average([pair['chosen_agreement'] for pair in train], weights=disagreement)),
         rejected_over_segments=_mean([pair['rejected_over_segments'] for pair in train]),
         judge_disagrees_with_iou=sum(pair['iou_gap'] <= 0 for pair in train),
-        win_rates=_win_rates(train))
+        win_rates=_win_rates(train),
+    )
     if agreements := agreement_of_entries(images):
         report['judge_agreement'] = {name: found.to_json() for name, found in agreements.items()}
     report['warnings'] = _warnings(report, images, config)
     if split.note:
         report['warnings'].append(split.note)
     if split.joined:
-        report['warnings'].append(f'{len(split.joined)} images are copies of another under another name and count as the same '
-                                  f'patient: {", ".join(split.joined[:3])}' + ' and more' * (len(split.joined) > 3))
+        report['warnings'].append(
+            f'{len(split.joined)} images are copies of another under another name and count as the same '
+            f'patient: {", ".join(split.joined[:3])}' + ' and more' * (len(split.joined) > 3)
+        )
     return report
 
 
@@ -124,15 +138,25 @@ def _warnings(report: dict, images: Sequence[dict], config: 'GenerateConfig') ->
             warnings.append(f'{source} loses {1 - rate["win_rate"]:.0%} of its pairs: avoiding it is easily learnt and '
                             'says nothing about the better masks')
         if rate['win_rate'] >= 0.95:
-            warnings.append(f'{source} wins {rate["win_rate"]:.0%} of its pairs: the policy may learn its style, not quality')
+            warnings.append(
+                f'{source} wins {rate["win_rate"]:.0%} of its pairs: the policy may learn its style, not quality'
+            )
     few = sum(len(image['candidates']) < config.num_samples for image in images)
     if config.mode == 'generate' and few:
         warnings.append(f'{few} images have fewer than {config.num_samples} distinct candidates: '
                         'add --sources or raise --max_candidate_iou')
     if config.gt_dir is None:
-        warnings.append('no ground truth: chosen_iou and rejected_iou are estimates, and an estimate can be confidently wrong')
-        warnings.append('no ground truth: ' + ('val_annotations.json is not written, training cannot select by validation Dice'
-                                               if config.val_fraction else 'nothing could be scored, so no patient is held out'))
+        warnings.append(
+            'no ground truth: chosen_iou and rejected_iou are estimates, and an estimate can be confidently wrong'
+        )
+        warnings.append(
+            'no ground truth: '
+            + (
+                'val_annotations.json is not written, training cannot select by validation Dice'
+                if config.val_fraction
+                else 'nothing could be scored, so no patient is held out'
+            )
+        )
     if report['judge_disagrees_with_iou']:
         warnings.append(f'the judge prefers a mask of lower or equal IoU in {report["judge_disagrees_with_iou"]} of '
                         f'{report["train_pairs"]} pairs')
@@ -149,14 +173,20 @@ def format_split(sizes: dict, note: str | None = None) -> str:
     held = [f'{part(name)} {what}' for name, what in (
         ('val', 'for validation (val_annotations.json)'), ('test', 'for the test (test_annotations.json, no pairs)'))
         if sizes[name]['images']]
-    return f'split: {part("train")} for training, ' + ', '.join(held) + '; --val_fraction 0 --test_fraction 0 holds none out'
+    return (
+        f'split: {part("train")} for training, '
+        + ', '.join(held)
+        + '; --val_fraction 0 --test_fraction 0 holds none out'
+    )
 
 
 def format_report(report: dict) -> str:
     """The report as text."""
     without = len(report['images_without_pairs'])
-    lines = [f'{report["train_pairs"]} training pairs of {report["train_images"]} images, {report["val_pairs"]} validation '
-             f'pairs; {report["images"]} images in all, {without} without a pair']
+    lines = [
+        f'{report["train_pairs"]} training pairs of {report["train_images"]} images, {report["val_pairs"]} validation '
+        f'pairs; {report["images"]} images in all, {without} without a pair'
+    ]
     if report['split']['val']['images'] or report['split']['test']['images']:
         lines.append(format_split(report['split']))
     for name, label in (('pairs_per_image', 'pairs per image'), ('candidates_per_image', 'candidates per image'),
@@ -171,8 +201,10 @@ def format_report(report: dict) -> str:
         lines.append('gap: mean %.4f; ' % report['gap_mean']
                      + ', '.join(f'{span}: {count}' for span, count in report['gap_histogram'].items()))
         if report['chosen_agrees_with_ground_truth'] is not None:
-            lines.append(f'chosen agrees with the ground truth on {report["chosen_agrees_with_ground_truth"]:.1%} of the '
-                         'pixels on which the two masks differ')
+            lines.append(
+                f'chosen agrees with the ground truth on {report["chosen_agrees_with_ground_truth"]:.1%} of the '
+                'pixels on which the two masks differ'
+            )
         lines.append(f'rejected over-segments in {report["rejected_over_segments"]:.0%} of the pairs')
         lines.append('wins by source: ' + ', '.join(
             f'{source} {rate["wins"]}/{rate["wins"] + rate["losses"]}' for source, rate in report['win_rates'].items()))

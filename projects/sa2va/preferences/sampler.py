@@ -57,8 +57,8 @@ class PolicySampler:
         image: uint8 [H, W, 3].
         stem, seed: fix the random draws, whatever the order of requests.
         prompt: the question of requests without one of their own.
-        frozen: gives the sample (``datasets/samples.py``) of a mirrored view with what a cache holds of the run's policy, or
-            None where it holds nothing; what is in the sample is not computed again.
+        frozen: gives the sample (``datasets/samples.py``) of a mirrored view with what a cache holds of the run's
+            policy, or None where it holds nothing; what is in the sample is not computed again.
     """
 
     def __init__(self, policies: Policies, image: np.ndarray, stem: str, prompt: str, seed: int,

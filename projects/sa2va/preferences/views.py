@@ -82,7 +82,8 @@ class ZoomOut(View):
 
 
 class Tiles(View):
-    """The image in ``grid`` x ``grid`` overlapping pieces, so thin vessels are larger; logits are averaged in overlaps."""
+    """The image in ``grid`` x ``grid`` overlapping pieces, so thin vessels are larger; logits are averaged in
+    overlaps."""
 
     def __init__(self, grid: int, overlap: float = 0.25) -> None:
         self.grid, self.overlap = grid, overlap

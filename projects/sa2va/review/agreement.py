@@ -13,7 +13,8 @@ def cohens_kappa(confusion: Sequence[Sequence[int]]) -> float | None:
         confusion: [K, K] counts, first rater's categories in rows, second rater's in columns.
 
     Returns:
-        At most 1, 0 for chance; ``None`` where it is not defined: no item, or both raters used one and the same category.
+        At most 1, 0 for chance; ``None`` where it is not defined: no item, or both raters used one and the same
+        category.
     """
     total = sum(map(sum, confusion))
     if not total:

@@ -18,7 +18,13 @@ from sa2va_dpo.common.errors import InputError
 from .sessions import BITS, BadRequest, Budget, PairSession, PickSession
 
 _ASSETS = Path(__file__).resolve().parents[1] / 'assets' / 'review'
-_TYPES = {'.js': 'text/javascript', '.css': 'text/css', '.json': 'application/json', '.html': 'text/html', '.svg': 'image/svg+xml'}
+_TYPES = {
+    '.js': 'text/javascript',
+    '.css': 'text/css',
+    '.json': 'application/json',
+    '.html': 'text/html',
+    '.svg': 'image/svg+xml',
+}
 _LARGEST_BODY = 1 << 20
 
 
@@ -79,13 +85,25 @@ def build(session: PairSession | PickSession, lang: str | None, life: Life) -> S
             life.finished.set()
         return JSONResponse({})
 
-    routes = [Route('/', page), Route('/asset/{name}', asset), Route('/api/set', overview), Route('/api/item/{key}', item),
-              Route('/picture/{key}/{part}', picture), Route('/api/decide', decide, methods=['POST']),
-              Route('/api/alive', alive, methods=['POST']), Route('/api/finish', finish, methods=['POST'])]
+    routes = [
+        Route('/', page),
+        Route('/asset/{name}', asset),
+        Route('/api/set', overview),
+        Route('/api/item/{key}', item),
+        Route('/picture/{key}/{part}', picture),
+        Route('/api/decide', decide, methods=['POST']),
+        Route('/api/alive', alive, methods=['POST']),
+        Route('/api/finish', finish, methods=['POST']),
+    ]
     if isinstance(session, PairSession):
         routes.append(Route('/api/note', note, methods=['POST']))
-    app = Starlette(routes=routes, exception_handlers={
-        404: lambda request, error: _problem(404, 'no such page'), 405: lambda request, error: _problem(405, 'no such method')})
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            404: lambda request, error: _problem(404, 'no such page'),
+            405: lambda request, error: _problem(405, 'no such method'),
+        },
+    )
     app.router.redirect_slashes = False
     return _watched(app, life)
 

@@ -66,7 +66,8 @@ class CandidateSet:
 
     @property
     def pickable(self) -> list[str]:
-        """Images, those on which the candidates disagree most first. Where all are the same there is nothing to pick."""
+        """Images, those on which the candidates disagree most first. Where all are the same there is nothing to
+        pick."""
         shown = [entry for entry in self.images.values() if len(entry.candidates) > 1 and entry.disagreement > 0]
         return [entry.image for entry in sorted(
             shown, key=lambda entry: (-entry.disagreement, hash_text(f'{self.fingerprint} {entry.image}')))]
@@ -89,8 +90,10 @@ def read_masks(root: Path, names: list[str]) -> np.ndarray:
     masks = [read_mask(resolve(root, name)) for name in names]
     for name, mask in zip(names, masks):
         if mask.shape != masks[0].shape:
-            raise InputError(f'{name}: is {mask.shape[1]} x {mask.shape[0]} pixels, {names[0]} is {masks[0].shape[1]} x '
-                             f'{masks[0].shape[0]}: all candidates of an image must have its size')
+            raise InputError(
+                f'{name}: is {mask.shape[1]} x {mask.shape[0]} pixels, {names[0]} is {masks[0].shape[1]} x '
+                f'{masks[0].shape[0]}: all candidates of an image must have its size'
+            )
     return np.stack(masks)
 
 
@@ -118,7 +121,9 @@ def read_candidates(root: str | os.PathLike) -> CandidateSet:
         where = f'{path}: record {index}'
         found = _image(where, entry, root)
         if found.image in images:
-            raise InputError(f'{where}: image {found.image!r} stands in the file before: put all its candidates into one record')
+            raise InputError(
+                f'{where}: image {found.image!r} stands in the file before: put all its candidates into one record'
+            )
         images[found.image] = found
         parts += [hash_file(resolve(root, name)) for name in (found.image, *(one.mask for one in found.candidates))]
     return CandidateSet(root, images, hash_text('|'.join(parts))[:32])

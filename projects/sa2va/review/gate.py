@@ -1,7 +1,7 @@
 """Who may talk to the page: the browser that opened the printed address, at that address, from that page.
 
-A page on 127.0.0.1 is reachable by every local user, and through the browser by every web site: by name (DNS rebinding),
-by forms and by frames. Every request therefore passes here first.
+A page on 127.0.0.1 is reachable by every local user, and through the browser by every web site: by name (DNS
+rebinding), by forms and by frames. Every request therefore passes here first.
 """
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ class Gate:
         used_again: called where somebody came with an address that was used before.
     """
 
-    def __init__(self, app, hosts: Iterable[str], port: int, keys: Keys, used_again: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, app, hosts: Iterable[str], port: int, keys: Keys, used_again: Callable[[], None] = lambda: None
+    ) -> None:
         self.app, self.keys, self.used_again = app, keys, used_again
         self.hosts = frozenset(hosts)
         self.cookie = f'sa2va-review-{port}'
@@ -85,7 +87,9 @@ class Gate:
                 headers = [pair for pair in message.get('headers', ()) if pair[0].lower() not in own]
                 headers += [(name.encode(), value.encode()) for name, value in HEADERS]
                 if cookie is not None:
-                    headers.append((b'set-cookie', f'{self.cookie}={cookie}; Path=/; HttpOnly; SameSite=Strict'.encode()))
+                    headers.append(
+                        (b'set-cookie', f'{self.cookie}={cookie}; Path=/; HttpOnly; SameSite=Strict'.encode())
+                    )
                 message = {**message, 'headers': headers}
             await send(message)
 
@@ -93,8 +97,12 @@ class Gate:
             await self.app(scope, receive, guarded)
             return
         status, text = problem
-        await guarded(dict(type='http.response.start', status=status, headers=[(b'content-type', b'text/plain; charset=utf-8')]))
-        await guarded(dict(type='http.response.body', body=b'' if scope['method'] == 'HEAD' else (text + '\n').encode()))
+        await guarded(
+            dict(type='http.response.start', status=status, headers=[(b'content-type', b'text/plain; charset=utf-8')])
+        )
+        await guarded(
+            dict(type='http.response.body', body=b'' if scope['method'] == 'HEAD' else (text + '\n').encode())
+        )
 
     def _problem(self, scope) -> tuple[int, str] | None:
         """What is wrong with a request, whoever sent it."""

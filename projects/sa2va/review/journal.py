@@ -47,7 +47,9 @@ class LineFile:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise InputError(f'{path}: is open in another review: close that one or choose another --reviewer') from None
+                raise InputError(
+                    f'{path}: is open in another review: close that one or choose another --reviewer'
+                ) from None
             lines = _whole_lines(path)
             self.entries = _entries(path, lines, fingerprint, reviewer, subject)
             # What a kill cut short must not be glued to the next line.
@@ -74,8 +76,10 @@ class LineFile:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(self._size)
-            raise InputError(f'{self.path}: the decision could not be written ({error.strerror}): make room or the folder '
-                             'writable, then decide again') from None
+            raise InputError(
+                f'{self.path}: the decision could not be written ({error.strerror}): make room or the folder '
+                'writable, then decide again'
+            ) from None
         self._size += len(content)
 
     def close(self) -> None:
@@ -154,7 +158,8 @@ class Journal(LineFile):
             raise
 
     def decide(self, pair: str, decision: str, seconds: float | None = None) -> None:
-        """Record a decision, and how long the pair was looked at; ``decision`` is one of ``DECISIONS``, else ValueError."""
+        """Record a decision, and how long the pair was looked at; ``decision`` is one of ``DECISIONS``, else
+        ValueError."""
         if decision not in DECISIONS:
             raise ValueError(f'decision must be one of {DECISIONS}, not {decision!r}')
         seen = {} if seconds is None else dict(seconds=round(seconds, 2))

@@ -55,8 +55,8 @@ def merge(review: ReviewSet, reviewers: Sequence[str]) -> Merged:
     journals, so repeating it changes nothing.
 
     Raises:
-        InputError: nothing is decided, nothing would be left, a journal is missing or bad, another merge is going on, or
-            the folder cannot be written.
+        InputError: nothing is decided, nothing would be left, a journal is missing or bad, another merge is going on,
+            or the folder cannot be written.
     """
     with lock(review.root, 'merge of reviews', '--data_root'):
         names = list(dict.fromkeys([*map(reviewer_name, reviewers), *_merged_before(review)]))
@@ -65,7 +65,9 @@ def merge(review: ReviewSet, reviewers: Sequence[str]) -> Merged:
         result = {pair: joined(by_reviewer, pair) for pair in review.records}
         counts = Counter(result.values())
         if not set(counts) & {*CATEGORIES, 'conflict'}:
-            raise InputError(f'{review.journal(names[0])}: {names[0]} has decided on no pair yet: there is nothing to merge')
+            raise InputError(
+                f'{review.journal(names[0])}: {names[0]} has decided on no pair yet: there is nothing to merge'
+            )
         merged = []
         for pair, record in review.records.items():
             decision = result[pair]
@@ -75,13 +77,17 @@ def merge(review: ReviewSet, reviewers: Sequence[str]) -> Merged:
                 record = exchange(record)
             extra = dict(record.extra)
             if decision in ('accept', 'swap'):
-                extra.update(reviewed=decision, reviewers=[name for name in names if by_reviewer[name].get(pair) == decision])
+                extra.update(
+                    reviewed=decision, reviewers=[name for name in names if by_reviewer[name].get(pair) == decision]
+                )
             remarks = {name: own[pair] for name, own in notes.items() if pair in own}
             if remarks:
                 extra['review_notes'] = remarks
             merged.append(replace(record, extra=extra))
         if not merged:
-            raise InputError(f'{review.journal(names[0])}: {" and ".join(names)} dropped every pair: nothing would be left')
+            raise InputError(
+                f'{review.journal(names[0])}: {" and ".join(names)} dropped every pair: nothing would be left'
+            )
         conflicts = {pair: {name: own[pair] for name, own in by_reviewer.items() if own.get(pair) in CATEGORIES}
                      for pair, decision in result.items() if decision == 'conflict'}
         agreement = {two: compare(by_reviewer[two[0]], by_reviewer[two[1]]) for two in combinations(names, 2)}
@@ -111,8 +117,10 @@ def _merged_before(review: ReviewSet) -> list[str]:
 
 def _journal_of(review: ReviewSet, name: str, new: bool) -> dict[str, str]:
     if not new and not review.journal(name).is_file():
-        raise InputError(f'{review.journal(name)}: {name} was merged before and the journal is gone: put it back, or remove '
-                         f'{record_path(review)} to merge without {name}')
+        raise InputError(
+            f'{review.journal(name)}: {name} was merged before and the journal is gone: put it back, or remove '
+            f'{record_path(review)} to merge without {name}'
+        )
     return read_decisions(review, name)
 
 

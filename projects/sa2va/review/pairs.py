@@ -49,7 +49,9 @@ def open_set(data_root: str | os.PathLike, ann_file: str) -> ReviewSet:
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise InputError(f'--data_root {root}: no such folder: give the --output_dir of scripts/generate_dpo_dataset.py')
+        raise InputError(
+            f'--data_root {root}: no such folder: give the --output_dir of scripts/generate_dpo_dataset.py'
+        )
     if Path(ann_file).name != ann_file or ann_file in ('', '.', '..') or '\\' in ann_file:
         raise InputError(f'--ann_file {ann_file!r}: must be a file name in {root}, without a folder')
     annotations = root / ann_file
@@ -101,5 +103,12 @@ def _identity(record: PairRecord) -> str:
     """Of a pair as mined. The numbers are part of it: names repeat when pairs are mined anew, numbers hardly do."""
     if record.extra.get('reviewed') == 'swap':
         record = exchange(record)
-    parts = [record.image, record.prompt, record.chosen_mask, record.rejected_mask, record.chosen_iou, record.rejected_iou]
+    parts = [
+        record.image,
+        record.prompt,
+        record.chosen_mask,
+        record.rejected_mask,
+        record.chosen_iou,
+        record.rejected_iou,
+    ]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()

@@ -42,7 +42,9 @@ def merge_picks(root: str | os.PathLike, ann_file: str, reviewers: Sequence[str]
                 raise InputError(f'--reviewer {name}: has decided on no image yet: there is nothing to merge')
         records = picks_to_records(root, picks)
         if not records:
-            raise InputError(f'{root}: no pair follows from the {len(picks.agreed)} decided and {len(picks.conflicts)} disputed '
-                             'images: pick more')
+            raise InputError(
+                f'{root}: no pair follows from the {len(picks.agreed)} decided and {len(picks.conflicts)} disputed '
+                'images: pick more'
+            )
         write_pairs(path, records)
     return path, dict(pairs=len(records), agreed=len(picks.agreed), conflicts=len(picks.conflicts))

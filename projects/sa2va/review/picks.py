@@ -22,7 +22,16 @@ from .journal import owner, read_lines
 from .pairs import FOLDER
 from .reviewers import reviewer_name
 
-__all__ = ['Composite', 'Pick', 'Picks', 'parse_pick', 'pick_statistics', 'picks_to_records', 'read_candidates', 'read_picks']
+__all__ = [
+    'Composite',
+    'Pick',
+    'Picks',
+    'parse_pick',
+    'pick_statistics',
+    'picks_to_records',
+    'read_candidates',
+    'read_picks',
+]
 
 JUDGE = 'expert'
 SOURCE = 'composite'  # of a mask that a reviewer put together
@@ -89,12 +98,16 @@ def read_picks(root: str | os.PathLike, reviewer: str | None = None, empty: bool
     else:
         paths = sorted((candidates.root / FOLDER).glob('picks.*.jsonl'))
         if not paths and not empty:
-            raise InputError(f'{candidates.root / FOLDER}: nobody has picked anything: start the page with --pick first')
+            raise InputError(
+                f'{candidates.root / FOLDER}: nobody has picked anything: start the page with --pick first'
+            )
     found = {}
     for path in paths:
         name = owner(path)
         if name and path != candidates.journal(name):
-            raise InputError(f'{path}: is the journal of {name!r}, which is called {candidates.journal(name).name}: rename it')
+            raise InputError(
+                f'{path}: is the journal of {name!r}, which is called {candidates.journal(name).name}: rename it'
+            )
         picks = read_journal(candidates, path, name or None)
         if picks or reviewer is not None:
             found[name] = picks
@@ -127,10 +140,14 @@ def parse_pick(candidates: CandidateSet, where: str, entry: Mapping[str, Any], r
         if not isinstance(mask, str) or not isinstance(sources, list) or not all(map(is_index, sources)):
             raise InputError(f'{where}: pick is {dict(pick)!r}, must name a mask and the candidates it is from')
         if not resolve(candidates.root, mask).is_file():
-            raise InputError(f'{where}: pick {mask!r}: no such file under {candidates.root}: put it back or decide again')
+            raise InputError(
+                f'{where}: pick {mask!r}: no such file under {candidates.root}: put it back or decide again'
+            )
         pick = Composite(mask, tuple(sources))
     elif not is_index(pick) and pick not in NO_PICK:
-        raise InputError(f'{where}: pick is {pick!r}, must be 0 to {count - 1}, "none", "equal" or an object with a mask')
+        raise InputError(
+            f'{where}: pick is {pick!r}, must be 0 to {count - 1}, "none", "equal" or an object with a mask'
+        )
     seconds, clicks = entry.get('seconds'), entry.get('clicks', 1)
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))
                                 or not math.isfinite(seconds) or seconds < 0):
@@ -222,5 +239,10 @@ def pick_statistics(picks: Picks) -> dict[str, Any]:
                     seconds_median=round(median(times), 1) if times else None)
 
     everything = [pick for own in picks.by_reviewer.values() for pick in own.values()]
-    return dict(decided=len(picks.agreed) + len(picks.conflicts), agreed=len(picks.agreed), conflicts=len(picks.conflicts),
-                **counts(everything), reviewers={name: counts(list(own.values())) for name, own in picks.by_reviewer.items()})
+    return dict(
+        decided=len(picks.agreed) + len(picks.conflicts),
+        agreed=len(picks.agreed),
+        conflicts=len(picks.conflicts),
+        **counts(everything),
+        reviewers={name: counts(list(own.values())) for name, own in picks.by_reviewer.items()},
+    )

@@ -32,7 +32,11 @@ def difference(image: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> n
     """
     grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * _GAIN).astype(np.uint8)
     picture = np.repeat(grey[..., None], 3, axis=2)
-    for region, colour in ((chosen & rejected, BOTH), (chosen & ~rejected, ONLY_CHOSEN), (~chosen & rejected, ONLY_REJECTED)):
+    for region, colour in (
+        (chosen & rejected, BOTH),
+        (chosen & ~rejected, ONLY_CHOSEN),
+        (~chosen & rejected, ONLY_REJECTED),
+    ):
         picture[region] = colour
     return picture
 

@@ -48,7 +48,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve_pairs(review: ReviewSet, reviewer: str, host: str = '127.0.0.1', port: int = 7860, lang: str | None = None) -> None:
+def serve_pairs(
+    review: ReviewSet, reviewer: str, host: str = '127.0.0.1', port: int = 7860, lang: str | None = None
+) -> None:
     """Serve the page on which ``reviewer`` decides on pairs, until interrupted.
 
     Every decision is on disk already, so there is nothing to save at the end.
@@ -59,12 +61,24 @@ def serve_pairs(review: ReviewSet, reviewer: str, host: str = '127.0.0.1', port:
     from .sessions import PairSession
 
     with listen(host, port) as listener, Journal(review, reviewer) as journal:
-        _serve(PairSession(review, journal), listener, host, lang,
-               f'{len(review.records)} pairs, {len(journal.decisions)} seen by {journal.reviewer}; journal {journal.path}')
+        _serve(
+            PairSession(review, journal),
+            listener,
+            host,
+            lang,
+            f'{len(review.records)} pairs, {len(journal.decisions)} seen by {journal.reviewer}; journal {journal.path}',
+        )
 
 
-def serve_picks(root: str | os.PathLike, reviewer: str, host: str = '127.0.0.1', port: int = 7860, clicks: int | None = None,
-                exit_when_done: bool = False, lang: str | None = None) -> bool:
+def serve_picks(
+    root: str | os.PathLike,
+    reviewer: str,
+    host: str = '127.0.0.1',
+    port: int = 7860,
+    clicks: int | None = None,
+    exit_when_done: bool = False,
+    lang: str | None = None,
+) -> bool:
     """Serve the page on which ``reviewer`` picks the best candidates of a data root.
 
     Args:
@@ -75,7 +89,8 @@ def serve_picks(root: str | os.PathLike, reviewer: str, host: str = '127.0.0.1',
         Whether everything, or the budget, is decided.
 
     Raises:
-        InputError: bad candidates, a bad journal or one that is open elsewhere, or an address that cannot be listened on.
+        InputError: bad candidates, a bad journal or one that is open elsewhere, or an address that cannot be listened
+            on.
         KeyboardInterrupt: Ctrl-C; everything decided so far is on disk.
     """
     from .sessions import PickSession
@@ -87,8 +102,14 @@ def serve_picks(root: str | os.PathLike, reviewer: str, host: str = '127.0.0.1',
         session = PickSession(candidates, journal, clicks, closes=exit_when_done)
         if not (exit_when_done and session.done):
             budget = '' if clicks is None else f', {clicks} wanted'
-            _serve(session, listener, host, lang, f'{len(session.order)} images to pick from, {session.decided} decided by '
-                   f'{journal.reviewer}{budget}; journal {journal.path}')
+            _serve(
+                session,
+                listener,
+                host,
+                lang,
+                f'{len(session.order)} images to pick from, {session.decided} decided by '
+                f'{journal.reviewer}{budget}; journal {journal.path}',
+            )
         return session.done
 
 

@@ -126,7 +126,9 @@ class PickSession:
 
     mode = 'picks'
 
-    def __init__(self, candidates: CandidateSet, journal: PickJournal, clicks: int | None = None, closes: bool = False) -> None:
+    def __init__(
+        self, candidates: CandidateSet, journal: PickJournal, clicks: int | None = None, closes: bool = False
+    ) -> None:
         self.candidates, self.journal, self.clicks, self.closes = candidates, journal, clicks, closes
         self._lock = threading.Lock()
         self.order = candidates.pickable
@@ -142,8 +144,8 @@ class PickSession:
         return self.decided >= self.candidates.wanted(self.clicks)
 
     def places(self, image: str, masks: np.ndarray) -> list[int]:
-        """Candidate (index in candidates.json) at every place of the screen: repetitions left out, shuffled for this image
-        and reviewer, always in the same way."""
+        """Candidate (index in candidates.json) at every place of the screen: repetitions left out, shuffled for this
+        image and reviewer, always in the same way."""
         found = distinct(masks)
         random.Random(_hash(self.candidates.fingerprint, self.journal.reviewer, image)).shuffle(found)
         return found

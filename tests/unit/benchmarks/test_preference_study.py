@@ -1,4 +1,5 @@
-"""The study's arithmetic: intervals, which pairs a recipe sees, and that every twin exists and differs in one number."""
+"""The study's arithmetic: intervals, which pairs a recipe sees, and that every twin exists and differs in one
+number."""
 import importlib
 import json
 import sys
@@ -36,7 +37,9 @@ def test_twins_differ_in_the_preference_weight_alone():
 
 
 def pair(image, chosen, rejected, chosen_iou):
-    return dict(image=Path(image), chosen=Path(chosen), rejected=Path(rejected), chosen_iou=chosen_iou, rejected_iou=0.1)
+    return dict(
+        image=Path(image), chosen=Path(chosen), rejected=Path(rejected), chosen_iou=chosen_iou, rejected_iou=0.1
+    )
 
 
 @pytest.fixture

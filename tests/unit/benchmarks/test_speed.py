@@ -58,13 +58,15 @@ def test_a_large_image_makes_twelve_tiles_and_a_thumbnail():
 @pytest.mark.parametrize('kind', ['obvious', 'pair', 'image'])
 def test_arms_compute_the_same_loss_of_one_pair(tiny, kind):
     """Policy and reference agree at the start, so DPO's term is log 2, the supervised term that of the chosen mask."""
-    arm = next(arm for arm in speed.ARMS if arm.kind == kind and arm.recipe == 'LLM frozen' or arm.kind == kind == 'pair')
+    arm = next(
+        arm for arm in speed.ARMS if arm.kind == kind and arm.recipe == 'LLM frozen' or arm.kind == kind == 'pair'
+    )
     torch.manual_seed(0)
     model = speed.build_model(tiny, arm, 'cpu', torch.float32)
     data = speed.one_pair(tiny.data(1, 3, truncate=kind != 'obvious'))
     head = torch.zeros(tiny.config['llm_config']['vocab_size'], model.policy.text_hidden_fcs[0].in_features)
     with torch.no_grad():
-        loss = (speed.obvious_loss(model, data, 'cpu', head) if kind == 'obvious' else speed.our_loss(model, data, 'cpu'))
+        loss = speed.obvious_loss(model, data, 'cpu', head) if kind == 'obvious' else speed.our_loss(model, data, 'cpu')
         reference = speed.our_loss(model, data, 'cpu')
     assert loss.item() == pytest.approx(reference.item(), abs=1e-4)
 

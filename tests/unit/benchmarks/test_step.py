@@ -16,8 +16,15 @@ from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel  # noqa: E402
 
 LR = 1e-3
 PARTS = dict(sam2_encoder='full', sam2_neck='full', projector='full', mask_decoder='full')
-OBJECTIVE = dict(reduction='disagreement', beta=1.0, weight=0.3, supervised_weight=1.0, supervised_bce=2.0, supervised_dice=0.5,
-                 supervised_cldice=0.5)
+OBJECTIVE = dict(
+    reduction='disagreement',
+    beta=1.0,
+    weight=0.3,
+    supervised_weight=1.0,
+    supervised_bce=2.0,
+    supervised_dice=0.5,
+    supervised_cldice=0.5,
+)
 
 
 @pytest.fixture
@@ -37,7 +44,9 @@ def data(micro_checkpoint, model):
     masks = torch.randint(0, 2, (2, 3, 32, 32), generator=generator, dtype=torch.uint8) * 255
     brought = dict(sam_pixel_values=batch['sam_pixel_values'], seg_states=states, reference_low_res=low_res + 0.1,
                    seg_index=torch.tensor([[0, 0], [1, 0]]), original_sizes=batch['original_sizes'])
-    return dict(batch=brought, chosen=masks[0], rejected=masks[1], image_index=torch.tensor([0, 0, 1]), gaps=torch.ones(3))
+    return dict(
+        batch=brought, chosen=masks[0], rejected=masks[1], image_index=torch.tensor([0, 0, 1]), gaps=torch.ones(3)
+    )
 
 
 def test_a_step_of_the_studies_is_a_step_of_the_runner(micro_checkpoint, model, data):

@@ -19,7 +19,9 @@ FAMILIES = ('internvl_qwen2', 'qwen2_5_vl', 'qwen3_vl')
 
 
 def views_of(image: np.ndarray):
-    return [View(lambda: 'picture', lambda: image, 'segment the vessel', horizontal, False) for horizontal in (False, True)]
+    return [
+        View(lambda: 'picture', lambda: image, 'segment the vessel', horizontal, False) for horizontal in (False, True)
+    ]
 
 
 @pytest.fixture(scope='module', params=FAMILIES)
@@ -107,7 +109,9 @@ def test_fingerprints_belong_to_weights_precision_and_preprocessing(shared_dir):
     assert len(set(digests.values())) == len(KINDS)
 
     set_trainable(model, dict(llm=dict(mode='lora', r=2), sam2_encoder=dict(mode='lora', r=2)))
-    assert {name: weights_digest(model, kind.modules) for name, kind in KINDS.items()} == digests, 'adapters are not the start'
+    assert {name: weights_digest(model, kind.modules) for name, kind in KINDS.items()} == digests, (
+        'adapters are not the start'
+    )
 
     with torch.no_grad():
         model.mllm.vision_model.embeddings.cls_token.view(-1)[0] += 1e-3

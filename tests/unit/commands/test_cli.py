@@ -88,13 +88,20 @@ def test_every_flag_of_every_command_is_taken_in_both_spellings(monkeypatch):
                 words = option[2:]
                 for other in {words.replace('_', '-'), words.replace('-', '_')}:
                     flags += 1
-                    assert parser._as_declared([f'--{other}=1'])[0].split('=')[0] in action.option_strings, (name, other)
+                    assert parser._as_declared([f'--{other}=1'])[0].split('=')[0] in action.option_strings, (
+                        name,
+                        other,
+                    )
     assert flags > 60
 
 
 @pytest.mark.parametrize('command', ['job', 'pairs', 'test'])
 def test_run_as_a_module(command, repo_root):
-    done = subprocess.run([sys.executable, '-m', 'sa2va_dpo', command, '--help'], cwd=repo_root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'sa2va_dpo', command, '--help'], cwd=repo_root, capture_output=True, text=True
+    )
     assert done.returncode == 0 and 'usage:' in done.stdout
-    bad = subprocess.run([sys.executable, '-m', 'sa2va_dpo', command + 'x'], cwd=repo_root, capture_output=True, text=True)
+    bad = subprocess.run(
+        [sys.executable, '-m', 'sa2va_dpo', command + 'x'], cwd=repo_root, capture_output=True, text=True
+    )
     assert bad.returncode == 2 and bad.stderr.startswith('error: ') and bad.stderr.count('\n') == 1

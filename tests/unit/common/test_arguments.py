@@ -38,7 +38,9 @@ def test_the_group_still_excludes(parser, capsys):
 
 
 def test_values_and_what_follows_two_dashes_stay_as_they_are(parser):
-    args = parser.parse_args(['--work_dir', 'my_work-dir', '--cfg_options', 'a_b=c-d_e', 'x-y=z_1', '--', '--val_fraction'])
+    args = parser.parse_args(
+        ['--work_dir', 'my_work-dir', '--cfg_options', 'a_b=c-d_e', 'x-y=z_1', '--', '--val_fraction']
+    )
     assert (args.work_dir, args.cfg_options, args.rest) == ('my_work-dir', ['a_b=c-d_e', 'x-y=z_1'], ['--val_fraction'])
     assert parser.parse_args(['--work_dir=a_b-c']).work_dir == 'a_b-c'
 

@@ -18,7 +18,9 @@ def test_checkpoint_is_found_from_any_folder():
     assert (Path(bundled_checkpoint()) / 'model.safetensors').is_file()
 
 
-@pytest.mark.parametrize('name', ['sa2va_dpo_vessel', 'sa2va_dpo_vessel.py', 'projects/sa2va/configs/sa2va_dpo_vessel.py'])
+@pytest.mark.parametrize(
+    'name', ['sa2va_dpo_vessel', 'sa2va_dpo_vessel.py', 'projects/sa2va/configs/sa2va_dpo_vessel.py']
+)
 def test_config_by_name_and_by_the_guides_path(name):
     assert Path(config_path(name)) == module.PACKAGE / 'configs' / 'sa2va_dpo_vessel.py'
 
@@ -32,7 +34,9 @@ def test_what_lies_in_the_current_folder_wins(tmp_path):
     assert config_path('sa2va_dpo_vessel.py') == 'sa2va_dpo_vessel.py'
 
 
-@pytest.mark.parametrize('name', ['nothing', 'nothing.py', 'projects/sa2va/configs/nothing.py', 'other/sa2va_dpo_vessel.py'])
+@pytest.mark.parametrize(
+    'name', ['nothing', 'nothing.py', 'projects/sa2va/configs/nothing.py', 'other/sa2va_dpo_vessel.py']
+)
 def test_what_is_not_there_comes_back_as_it_was(name):
     assert config_path(name) == name
     assert bundled(name) == name

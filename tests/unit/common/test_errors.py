@@ -27,11 +27,19 @@ def command(body, *argv, env=None):
                           env={**os.environ, 'SA2VA_DPO_DEBUG': '', **(env or {})})
 
 
-@pytest.mark.parametrize('raising, words', [
-    (lambda: torch.device('gpu:x'), 'x: .*device'), (lambda: int('seven'), "x: .*'seven'"),
-    (lambda: torch.optim.AdamW([torch.zeros(1)], lr=-1), 'x: Invalid learning rate'), (lambda: {}['name'], "x: unknown name 'name'"),
-    (lambda: torch.optim.AdamW([torch.zeros(1)], lrr=1), 'x: .*lrr'), (lambda: torch.ones(2) @ torch.ones(3), 'x: '),
-    (lambda: open('no/such/file'), 'x: .*no/such/file'), (lambda: 'ü'.encode('ascii'), 'x: .*ascii')])
+@pytest.mark.parametrize(
+    'raising, words',
+    [
+        (lambda: torch.device('gpu:x'), 'x: .*device'),
+        (lambda: int('seven'), "x: .*'seven'"),
+        (lambda: torch.optim.AdamW([torch.zeros(1)], lr=-1), 'x: Invalid learning rate'),
+        (lambda: {}['name'], "x: unknown name 'name'"),
+        (lambda: torch.optim.AdamW([torch.zeros(1)], lrr=1), 'x: .*lrr'),
+        (lambda: torch.ones(2) @ torch.ones(3), 'x: '),
+        (lambda: open('no/such/file'), 'x: .*no/such/file'),
+        (lambda: 'ü'.encode('ascii'), 'x: .*ascii'),
+    ],
+)
 def test_what_libraries_say_about_a_value_becomes_one_line(raising, words):
     with pytest.raises(InputError, match=words) as caught, setting('x', 'mend it'):
         raising()
@@ -57,13 +65,18 @@ def test_a_users_mistake_is_one_line_exit_code_2_and_the_traceback_is_in_the_log
     body = f'log_tracebacks_to({str(tmp_path)!r})\nwith setting("lr"):\n    float("fast")'
     done = command(body)
     assert done.returncode == 2 and done.stdout == ''
-    assert done.stderr.splitlines() == ["error: lr: could not convert string to float: 'fast': correct it, or leave it out for its "
-                                        'default']
+    assert done.stderr.splitlines() == [
+        "error: lr: could not convert string to float: 'fast': correct it, or leave it out for its default"
+    ]
     log = (tmp_path / 'error.log').read_text()
     assert 'Traceback' in log and 'float("fast")' not in done.stderr and 'ValueError' in log
     for argv, env in ((['--debug'], None), ([], dict(SA2VA_DPO_DEBUG='1'))):
         shown = command(body, *argv, env=env)
-        assert shown.returncode == 2 and 'Traceback' in shown.stderr and shown.stderr.splitlines()[-1].startswith('error: lr')
+        assert (
+            shown.returncode == 2
+            and 'Traceback' in shown.stderr
+            and shown.stderr.splitlines()[-1].startswith('error: lr')
+        )
 
 
 def test_debug_is_taken_from_the_command_line_before_the_command_reads_it():
@@ -124,7 +137,10 @@ with signals.deferred():
 
 
 def test_errors_after_a_signal_are_its_echo():
-    done = command(f'import os\nwith signals.deferred():\n    os.kill(os.getpid(), {int(signal.SIGTERM)})\n    raise RuntimeError("peer gone")')
+    done = command(
+        f'import os\nwith signals.deferred():\n    os.kill(os.getpid(), {int(signal.SIGTERM)})\n    raise '
+        f'RuntimeError("peer gone")'
+    )
     assert done.returncode == 143 and 'Traceback' not in done.stderr
 
 
@@ -142,8 +158,12 @@ def main():
         pathlib.Path({str(tmp_path / 'ended')!r}).touch()
 cli_main(main)()
 '''
-    parent = subprocess.Popen([sys.executable, '-c', RUN.format(body=f'return signals.run_child([sys.executable, "-c", {child!r}])')],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, '-c', RUN.format(body=f'return signals.run_child([sys.executable, "-c", {child!r}])')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert parent.stdout.readline() == 'ready\n'
         parent.send_signal(number)

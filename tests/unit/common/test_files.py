@@ -43,7 +43,8 @@ def test_what_the_disk_refuses_is_one_line_with_its_remedy(tmp_path, monkeypatch
 
 
 def test_a_full_disk_seen_by_a_library_is_the_same_line(tmp_path):
-    """safetensors and torch report a full disk in exceptions of their own; a limit on file sizes stands for the disk."""
+    """safetensors and torch report a full disk in exceptions of their own; a limit on file sizes stands for the
+    disk."""
     code = f'''
 import resource, signal, torch
 from safetensors.torch import save_file
@@ -160,13 +161,26 @@ def test_directory_hash_depends_on_names_and_contents(tmp_path):
         files.hash_directory(tmp_path / 'nothing')
 
 
-@pytest.mark.parametrize('text, words', [
-    ('{"a": 1, "a": 2}', "field 'a' stands twice"), ('[NaN]', 'NaN is not a number'), ('[-Infinity]', 'is not a number'),
-    ('[1e999]', '1e999 is larger than any number'), ('[' + '9' * 400 + ']', 'an integer of 400 digits'),
-    ('[' * 100 + ']' * 100, 'nested deeper than 64'), ('{"a":' * 100_000 + '1' + '}' * 100_000, 'nested deeper than 64'),
-    (r'["\ud800"]', 'half a surrogate pair'), (r'{"\udfff": 1}', 'half a surrogate pair'), (r'"\ud800"', 'half a surrogate'),
-    ('{', 'not valid JSON'), ('', 'not valid JSON'), ('\x00', 'not valid JSON'), (b'["\xff"]', 'not UTF-8 text .* at byte 2'),
-    ('[' + '9' * 5000 + ']', 'an integer of 5000 digits')])
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('{"a": 1, "a": 2}', "field 'a' stands twice"),
+        ('[NaN]', 'NaN is not a number'),
+        ('[-Infinity]', 'is not a number'),
+        ('[1e999]', '1e999 is larger than any number'),
+        ('[' + '9' * 400 + ']', 'an integer of 400 digits'),
+        ('[' * 100 + ']' * 100, 'nested deeper than 64'),
+        ('{"a":' * 100_000 + '1' + '}' * 100_000, 'nested deeper than 64'),
+        (r'["\ud800"]', 'half a surrogate pair'),
+        (r'{"\udfff": 1}', 'half a surrogate pair'),
+        (r'"\ud800"', 'half a surrogate'),
+        ('{', 'not valid JSON'),
+        ('', 'not valid JSON'),
+        ('\x00', 'not valid JSON'),
+        (b'["\xff"]', 'not UTF-8 text .* at byte 2'),
+        ('[' + '9' * 5000 + ']', 'an integer of 5000 digits'),
+    ],
+)
 def test_strict_json(tmp_path, text, words):
     path = tmp_path / 'a.json'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

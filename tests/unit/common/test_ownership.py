@@ -28,8 +28,13 @@ time.sleep(60)
 
 
 def holder(folder, identity=IDENTITY, env=None):
-    process = subprocess.Popen([sys.executable, '-c', HOLD.format(settings=identity), str(folder)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        [sys.executable, '-c', HOLD.format(settings=identity), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
     assert process.stdout.readline() == 'held\n', process.stderr.read()
     return process
 
@@ -180,8 +185,9 @@ def test_a_child_of_the_owner_is_its_guest_and_a_stranger_is_not(tmp_path):
         child.wait()
         record = ownership.read_record(tmp_path)
         assert record['kind'] == 'job' and record['guests']['training']['identity'] == IDENTITY
-        stranger = subprocess.run([sys.executable, '-c', HOLD.format(settings=IDENTITY), str(tmp_path)], capture_output=True,
-                                  text=True)
+        stranger = subprocess.run(
+            [sys.executable, '-c', HOLD.format(settings=IDENTITY), str(tmp_path)], capture_output=True, text=True
+        )
         assert 'is being written by process' in stranger.stderr
     # The job's own repetition keeps the guest's record.
     with own(tmp_path, dict(job=1), kind='job') as claim:

@@ -19,7 +19,12 @@ def gpus(monkeypatch):
 def test_without_a_launcher_there_is_one_process(monkeypatch):
     for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE'):
         monkeypatch.delenv(name, raising=False)
-    assert (processes.rank(), processes.local_rank(), processes.world_size(), processes.local_world_size()) == (0, 0, 1, 1)
+    assert (processes.rank(), processes.local_rank(), processes.world_size(), processes.local_world_size()) == (
+        0,
+        0,
+        1,
+        1,
+    )
     monkeypatch.setenv('WORLD_SIZE', 'two')
     with pytest.raises(InputError, match='WORLD_SIZE=two: must be a number'):
         processes.world_size()
@@ -37,8 +42,25 @@ def test_the_default_is_the_own_gpu_or_the_cpu(gpus, monkeypatch):
         processes.pick_device()
 
 
-@pytest.mark.parametrize('name', ['gpus', '', 'cuda:', 'cuda:-1', 'cuda:x', 'CUDA', 'cpu:1', 'meta', 'cuda:0 ', '0', 'ü',
-                                  'cuda:' + '9' * 30, 'cuda:١', 0])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'gpus',
+        '',
+        'cuda:',
+        'cuda:-1',
+        'cuda:x',
+        'CUDA',
+        'cpu:1',
+        'meta',
+        'cuda:0 ',
+        '0',
+        'ü',
+        'cuda:' + '9' * 30,
+        'cuda:١',
+        0,
+    ],
+)
 def test_what_is_no_device(gpus, name):
     gpus(1)
     with pytest.raises(InputError, match='--device .*no such device here: give cpu, cuda or cuda:N'):

@@ -25,7 +25,9 @@ def test_tensors_come_back_to_the_bit(tmp_path):
 
 
 def test_keys_tell_images_prompts_and_flips_apart():
-    keys = {item_key(image, prompt, h, v) for image in 'ab' for prompt in 'xy' for h in (False, True) for v in (False, True)}
+    keys = {
+        item_key(image, prompt, h, v) for image in 'ab' for prompt in 'xy' for h in (False, True) for v in (False, True)
+    }
     assert len(keys) == 16
     assert item_key('a', 'x', False, True) != item_key('a', 'x', True, False)
 

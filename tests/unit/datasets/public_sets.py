@@ -31,18 +31,57 @@ def photograph(path, seed, mode='RGB'):
 
 # name: (image files, folder of images), (mask pattern, folder of masks), others, mode of the image, mode of the mask
 SETS = {
-    'DRIVE': dict(images='images', image='{}_training.tif', masks='1st_manual', mask='{}_manual1.gif', ids=('21', '22', '40'),
-                  others={'mask': '{}_training_mask.gif', '2nd_manual': '{}_manual2.gif'}, field='{}_training_mask.gif'),
-    'DRIVE test': dict(images='images', image='{}_test.tif', masks='1st_manual', mask='{}_manual1.gif', ids=('01', '02'),
-                       others={'mask': '{}_test_mask.gif'}, field='{}_test_mask.gif'),
-    'STARE': dict(images='stare-images', image='im{}.ppm', masks='labels-ah', mask='im{}.ah.ppm', ids=('0001', '0077', '0324'),
-                  others={'labels-vk': 'im{}.vk.ppm'}),
-    'CHASE_DB1': dict(images='images', image='Image_{}.jpg', masks='gt', mask='Image_{}_1stHO.png', ids=('01L', '01R', '14L'),
-                      others={'gt': 'Image_{}_2ndHO.png'}, mask_mode='1'),
-    'HRF': dict(images='images', image='{}.JPG', masks='manual1', mask='{}.tif', ids=('01_dr', '01_h', '15_g'),
-                others={'mask': '{}_mask.tif'}, field='{}_mask.tif', other_mode='RGB'),
-    'DCA1': dict(images='database', image='{}.pgm', masks='database', mask='{}_gt.pgm', ids=('1', '10', '134'), image_mode='L'),
-    'FIVES': dict(images='train/Original', image='{}.png', masks='train/Ground truth', mask='{}.png', ids=('1_A', '2_D', '12_N')),
+    'DRIVE': dict(
+        images='images',
+        image='{}_training.tif',
+        masks='1st_manual',
+        mask='{}_manual1.gif',
+        ids=('21', '22', '40'),
+        others={'mask': '{}_training_mask.gif', '2nd_manual': '{}_manual2.gif'},
+        field='{}_training_mask.gif',
+    ),
+    'DRIVE test': dict(
+        images='images',
+        image='{}_test.tif',
+        masks='1st_manual',
+        mask='{}_manual1.gif',
+        ids=('01', '02'),
+        others={'mask': '{}_test_mask.gif'},
+        field='{}_test_mask.gif',
+    ),
+    'STARE': dict(
+        images='stare-images',
+        image='im{}.ppm',
+        masks='labels-ah',
+        mask='im{}.ah.ppm',
+        ids=('0001', '0077', '0324'),
+        others={'labels-vk': 'im{}.vk.ppm'},
+    ),
+    'CHASE_DB1': dict(
+        images='images',
+        image='Image_{}.jpg',
+        masks='gt',
+        mask='Image_{}_1stHO.png',
+        ids=('01L', '01R', '14L'),
+        others={'gt': 'Image_{}_2ndHO.png'},
+        mask_mode='1',
+    ),
+    'HRF': dict(
+        images='images',
+        image='{}.JPG',
+        masks='manual1',
+        mask='{}.tif',
+        ids=('01_dr', '01_h', '15_g'),
+        others={'mask': '{}_mask.tif'},
+        field='{}_mask.tif',
+        other_mode='RGB',
+    ),
+    'DCA1': dict(
+        images='database', image='{}.pgm', masks='database', mask='{}_gt.pgm', ids=('1', '10', '134'), image_mode='L'
+    ),
+    'FIVES': dict(
+        images='train/Original', image='{}.png', masks='train/Ground truth', mask='{}.png', ids=('1_A', '2_D', '12_N')
+    ),
     'plain': dict(images='images', image='{}.png', masks='masks', mask='{}.png', ids=('a', 'a_test', 'b')),
 }
 

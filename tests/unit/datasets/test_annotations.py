@@ -55,7 +55,9 @@ def test_round_trip_keeps_unknown_fields(root):
 
 
 def test_another_judge_may_disagree_with_iou(root):
-    entry = dict(GOOD, chosen_iou=0.6, rejected_iou=0.7, iou_gap=-0.1, judge='cldice', chosen_score=0.9, rejected_score=0.5)
+    entry = dict(
+        GOOD, chosen_iou=0.6, rejected_iou=0.7, iou_gap=-0.1, judge='cldice', chosen_score=0.9, rejected_score=0.5
+    )
     (record,) = read_pairs(write(root, [entry]), root)
     assert record.preference_gap == pytest.approx(0.4)
 
@@ -85,7 +87,10 @@ DEFECTS = {
     'swapped': ([dict(GOOD, chosen_iou=0.62, rejected_iou=0.85)], 'swap the two masks'),
     'tie': ([dict(GOOD, rejected_iou=0.85, iou_gap=0)], 'must be above'),
     'gap does not fit': ([dict(GOOD, iou_gap=0.3)], 'iou_gap is 0.3'),
-    'judge disagrees with itself': ([dict(GOOD, judge='cldice', chosen_score=0.4, rejected_score=0.5)], 'chosen_score 0.4'),
+    'judge disagrees with itself': (
+        [dict(GOOD, judge='cldice', chosen_score=0.4, rejected_score=0.5)],
+        'chosen_score 0.4',
+    ),
     'judge without scores': ([dict(GOOD, judge='cldice')], 'chosen_score is missing'),
     'dot dot': ([dict(GOOD, image='../outside.png')], 'leaves the data root'),
     'dot dot inside': ([dict(GOOD, image='images/../../outside.png')], 'leaves the data root'),

@@ -28,8 +28,17 @@ def root(tmp_path_factory):
         cv2.imwrite(str(root / f'c{k}.png'), mask)
         for j in range(count):
             cv2.imwrite(str(root / f'r{k}{j}.png'), np.roll(mask, 3 + j, 0))
-            records.append(dict(image=f'i{k}.png', chosen_mask=f'c{k}.png', rejected_mask=f'r{k}{j}.png', chosen_iou=1.0,
-                                rejected_iou=round(0.9 - 0.3 * j, 2), iou_gap=round(0.1 + 0.3 * j, 2), prompt=PROMPT))
+            records.append(
+                dict(
+                    image=f'i{k}.png',
+                    chosen_mask=f'c{k}.png',
+                    rejected_mask=f'r{k}{j}.png',
+                    chosen_iou=1.0,
+                    rejected_iou=round(0.9 - 0.3 * j, 2),
+                    iou_gap=round(0.1 + 0.3 * j, 2),
+                    prompt=PROMPT,
+                )
+            )
     (root / 'dpo_annotations.json').write_text(json.dumps(records))
     return root
 
@@ -61,8 +70,18 @@ def test_the_gap_is_compared_as_the_generator_compares_it(root, micro_checkpoint
     """0.85 - 0.80 passes 0.05, and no more than that: nothing is rounded a second time."""
     for path in root.glob('*.png'):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    records = [dict(image='i0.png', chosen_mask='c0.png', rejected_mask=f'r0{j}.png', chosen_iou=0.85, rejected_iou=worse,
-                    iou_gap=0.85 - worse, prompt=PROMPT) for j, worse in enumerate((0.80, 0.5))]
+    records = [
+        dict(
+            image='i0.png',
+            chosen_mask='c0.png',
+            rejected_mask=f'r0{j}.png',
+            chosen_iou=0.85,
+            rejected_iou=worse,
+            iou_gap=0.85 - worse,
+            prompt=PROMPT,
+        )
+        for j, worse in enumerate((0.80, 0.5))
+    ]
     (tmp_path / 'dpo_annotations.json').write_text(json.dumps(records))
     assert DPOVesselDataset(str(tmp_path), str(micro_checkpoint), min_iou_gap=gap).num_pairs == 1 + kept
 
@@ -72,7 +91,9 @@ def test_as_few_visits_as_possible_see_every_pair(count, wanted):
     visits = -(-count // wanted)
     for seed in range(5):
         picks = [choose_in_turn(count, wanted, seed, Draw(0, 17 + v, v), 'image') for v in range(visits)]
-        assert set(sum(picks, [])) == set(range(count)) and all(len(set(p)) == len(p) == min(count, wanted) for p in picks)
+        assert set(sum(picks, [])) == set(range(count)) and all(
+            len(set(p)) == len(p) == min(count, wanted) for p in picks
+        )
 
 
 def test_flips_move_image_and_masks_together(root, micro_checkpoint):
@@ -148,7 +169,9 @@ def test_registered_with_mmengine():
 
 
 def test_registered_with_xtuner():
-    builder = pytest.importorskip('xtuner.registry', reason='xtuner is not locked: it is registered with where it is installed')
+    builder = pytest.importorskip(
+        'xtuner.registry', reason='xtuner is not locked: it is registered with where it is installed'
+    )
     BUILDER = builder.BUILDER
     assert BUILDER.get('Sa2VADPOModel') is MODELS.get('Sa2VADPOModel')
     assert BUILDER.get('DPOVesselDataset') is DATASETS.get('DPOVesselDataset') is DPOVesselDataset

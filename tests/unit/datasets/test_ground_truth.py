@@ -41,9 +41,23 @@ def test_two_images_of_one_stem(tmp_path):
         match_ground_truth(images, tmp_path / 'gt')
 
 
-@pytest.mark.parametrize('stem, patient', [
-    ('Image_01L', 'Image_01'), ('Image_01R', 'Image_01'), ('case-7_OD', 'case-7'), ('12OS', '12'), ('p_left', 'p'),
-    ('0012right', '0012'), ('Müller^L', 'Müller'), ('blood', 'blood'), ('period', 'period'), ('L', 'L'), ('01_dr', '01_dr'), ('vessel', 'vessel')])
+@pytest.mark.parametrize(
+    'stem, patient',
+    [
+        ('Image_01L', 'Image_01'),
+        ('Image_01R', 'Image_01'),
+        ('case-7_OD', 'case-7'),
+        ('12OS', '12'),
+        ('p_left', 'p'),
+        ('0012right', '0012'),
+        ('Müller^L', 'Müller'),
+        ('blood', 'blood'),
+        ('period', 'period'),
+        ('L', 'L'),
+        ('01_dr', '01_dr'),
+        ('vessel', 'vessel'),
+    ],
+)
 def test_patient_by_eye_marker(stem, patient):
     assert patient_of(stem) == patient
 

@@ -21,7 +21,9 @@ def test_a_public_set_is_found_whole(tmp_path, name, one_folder):
     images, masks = write(tmp_path, name, one_folder)
     (data,) = map(inspect, find_data_sets(tmp_path))
     assert (data.images, data.masks) == (images, masks)
-    assert [mask.name for _, mask, _ in data.matched] == [SETS[name]['mask'].format(ident) for ident in SETS[name]['ids']]
+    assert [mask.name for _, mask, _ in data.matched] == [
+        SETS[name]['mask'].format(ident) for ident in SETS[name]['ids']
+    ]
     assert all((found is not None) == ('field' in SETS[name]) for _, _, found in data.matched)
     assert not data.errors and not data.without_mask and not data.without_image
     assert data.sizes == {(30, 20): len(SETS[name]['ids'])}
@@ -32,7 +34,9 @@ def test_several_sets_each_with_its_own_masks(tmp_path):
     for part in ('train', 'test'):
         write(tmp_path / part, 'CHASE_DB1')
     found = find_data_sets(tmp_path)
-    assert [(data.images.parent, data.masks.parent) for data in found] == [(tmp_path / part,) * 2 for part in ('test', 'train')]
+    assert [(data.images.parent, data.masks.parent) for data in found] == [
+        (tmp_path / part,) * 2 for part in ('test', 'train')
+    ]
 
 
 def test_outlines_are_found_too(tmp_path):
@@ -59,8 +63,10 @@ def damaged(tmp_path):
     (tmp_path / 'images/e.png').write_bytes(b'')                                     # no image
     shutil.copy(tmp_path / 'images/f.png', tmp_path / 'images/g.png')                # one picture twice
     (tmp_path / 'masks/h.png').unlink()                                              # no mask
-    save(tmp_path / 'masks/z.png', vessels(9))                                       # no image of it
-    ring = np.asarray(Image.fromarray(vessels(8).astype(np.uint8) * 255).resize((30, 20)).reduce(2).resize((30, 20), Image.BILINEAR))
+    save(tmp_path / 'masks/z.png', vessels(9))  # no image of it
+    ring = np.asarray(
+        Image.fromarray(vessels(8).astype(np.uint8) * 255).resize((30, 20)).reduce(2).resize((30, 20), Image.BILINEAR)
+    )
     save(tmp_path / 'masks/i.png', ring)                                             # grey edges
     save(tmp_path / 'masks/j.png', vessels(9))                                       # the mask of z as well
     return tmp_path
@@ -69,7 +75,9 @@ def damaged(tmp_path):
 def test_everything_suspicious_is_named(damaged):
     (data,) = map(inspect, find_data_sets(damaged))
     said = '\n'.join(data.errors + data.warnings)
-    assert [path.name for path in data.without_mask] == ['h.png'] and [path.name for path in data.without_image] == ['z.png']
+    assert [path.name for path in data.without_mask] == ['h.png'] and [path.name for path in data.without_image] == [
+        'z.png'
+    ]
     for words in ('c.png: is 20 x 30, its image 30 x 20', 'd.png: holds levels 0, 1, 2', 'e.png: cannot be read'):
         assert words in '\n'.join(data.errors)
     assert len(data.errors) == 3

@@ -33,10 +33,19 @@ def write_dicom(path, values, **fields):
     colour = values.shape[-1] == 3
     height, width = values.shape[-3:-1] if colour else values.shape[-2:]
     bits = values.dtype.itemsize * 8
-    for name, value in dict(SOPClassUID=meta.MediaStorageSOPClassUID, SOPInstanceUID=meta.MediaStorageSOPInstanceUID,
-                            Rows=height, Columns=width, SamplesPerPixel=3 if colour else 1, BitsAllocated=bits, BitsStored=bits,
-                            HighBit=bits - 1, PixelRepresentation=0, PixelData=values.tobytes(),
-                            PhotometricInterpretation='RGB' if colour else 'MONOCHROME2').items():
+    for name, value in dict(
+        SOPClassUID=meta.MediaStorageSOPClassUID,
+        SOPInstanceUID=meta.MediaStorageSOPInstanceUID,
+        Rows=height,
+        Columns=width,
+        SamplesPerPixel=3 if colour else 1,
+        BitsAllocated=bits,
+        BitsStored=bits,
+        HighBit=bits - 1,
+        PixelRepresentation=0,
+        PixelData=values.tobytes(),
+        PhotometricInterpretation='RGB' if colour else 'MONOCHROME2',
+    ).items():
         setattr(data, name, value)
     if colour:
         data.PlanarConfiguration = 0
@@ -61,7 +70,9 @@ def test_windows_by_hand(function, value, expected):
 
 
 def test_one_frame_with_its_window(tmp_path):
-    path = write_dicom(tmp_path / 'run.dcm', ramp(), WindowCenter=100, WindowWidth=51, RescaleSlope=2, RescaleIntercept=-10)
+    path = write_dicom(
+        tmp_path / 'run.dcm', ramp(), WindowCenter=100, WindowWidth=51, RescaleSlope=2, RescaleIntercept=-10
+    )
     (frame,) = list_images(tmp_path)
     assert frame == path / 'run.png' and image_size(frame) == (16, 12)
     # Stored 50 is 2 * 50 - 10 = 90: ((90 - 99.5) / 50 + .5) * 255 = 79.05.
@@ -125,7 +136,9 @@ def test_files_without_a_suffix_are_known_by_their_mark(tmp_path):
     assert [frame.name for frame in list_images(tmp_path)] == ['1.2.840.113619.png', 'IM0001.png']
 
 
-@pytest.mark.parametrize('damage', [lambda content: content[:200], lambda content: content[:-40], lambda content: b'DICM' * 60])
+@pytest.mark.parametrize(
+    'damage', [lambda content: content[:200], lambda content: content[:-40], lambda content: b'DICM' * 60]
+)
 def test_damaged_dicom_is_one_line(tmp_path, damage):
     path = write_dicom(tmp_path / 'run.dcm', ramp())
     path.write_bytes(damage(path.read_bytes()))
@@ -156,7 +169,9 @@ def write_nifti(path, values):
 
 
 @pytest.mark.parametrize('shape', [lambda m: m.T, lambda m: m.T[..., None], lambda m: m.T[..., None, None]])
-@pytest.mark.parametrize('dtype, vessel', [(np.uint8, 1), (np.uint8, 255), (np.int16, 1), (np.float32, 1), (np.int32, 7)])
+@pytest.mark.parametrize(
+    'dtype, vessel', [(np.uint8, 1), (np.uint8, 255), (np.int16, 1), (np.float32, 1), (np.int32, 7)]
+)
 def test_a_mask_of_one_slice(tmp_path, shape, dtype, vessel):
     mask = np.zeros(SIZE, bool)
     mask[4, 3:9] = mask[2:10, 5] = True
@@ -225,9 +240,16 @@ def test_pairs_of_dicom_frames(tmp_path):
             path = tmp_path / folder / f'{stem}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-    report = generate_pairs(GenerateConfig(
-        mode='from_predictions', images_dir=str(tmp_path / 'pred'), gt_dir=str(tmp_path / 'gt'), output_dir=str(tmp_path / 'out'),
-        source_images_dir=str(tmp_path / 'images'), group_regex='^[a-z]'))
+    report = generate_pairs(
+        GenerateConfig(
+            mode='from_predictions',
+            images_dir=str(tmp_path / 'pred'),
+            gt_dir=str(tmp_path / 'gt'),
+            output_dir=str(tmp_path / 'out'),
+            source_images_dir=str(tmp_path / 'images'),
+            group_regex='^[a-z]',
+        )
+    )
     out = tmp_path / 'out'
     assert sum(part['images'] for part in report['split'].values()) == 4
     assert {part: sizes['patients'] for part, sizes in report['split'].items()} == dict(train=1, val=1, test=1)

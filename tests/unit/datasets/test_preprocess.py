@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, normalise_prompt, tile_grid
+from sa2va_dpo.datasets.image_views import tile_grid
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor, normalise_prompt
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +67,10 @@ def test_braces_in_text_are_text(pre):
 
 
 def test_ids_labels_and_pixels_equal_the_fixture(pre, fixture_dir):
-    reference, inputs = load_file(fixture_dir / 'reference.safetensors'), json.loads((fixture_dir / 'inputs.json').read_text())
+    reference, inputs = (
+        load_file(fixture_dir / 'reference.safetensors'),
+        json.loads((fixture_dir / 'inputs.json').read_text()),
+    )
     sample = pre(Image.open(fixture_dir / 'image.png'), inputs['question'], inputs['answer'], truncate_after_seg=False)
     assert torch.equal(sample['input_ids'], reference['train.input_ids'][0])
     assert torch.equal(sample['labels'], reference['train.labels'][0])
@@ -75,7 +79,9 @@ def test_ids_labels_and_pixels_equal_the_fixture(pre, fixture_dir):
     assert torch.equal(sample['sam_pixel_values'], reference['sam.pixel_values'][0])
     assert sample['original_size'] == (160, 200)
     cut = pre(Image.open(fixture_dir / 'image.png'), inputs['question'], inputs['answer'])
-    assert cut['input_ids'][-1] == pre.seg_token_id and torch.equal(cut['input_ids'], sample['input_ids'][:len(cut['input_ids'])])
+    assert cut['input_ids'][-1] == pre.seg_token_id and torch.equal(
+        cut['input_ids'], sample['input_ids'][: len(cut['input_ids'])]
+    )
 
 
 def test_image_as_array_grey_and_alpha(pre):

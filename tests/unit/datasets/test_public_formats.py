@@ -40,7 +40,11 @@ def test_every_image_finds_its_own_mask(tmp_path, name, one_folder):
 def test_a_mark_in_a_name_is_no_mark_where_the_whole_name_fits(tmp_path):
     """'a_test' has a mask of its own; that of 'a' does not fit it."""
     dataset = FolderMasks(*map(str, write(tmp_path, 'plain')))
-    assert [(image.stem, mask.stem) for image, mask in dataset.matched] == [('a', 'a'), ('a_test', 'a_test'), ('b', 'b')]
+    assert [(image.stem, mask.stem) for image, mask in dataset.matched] == [
+        ('a', 'a'),
+        ('a_test', 'a_test'),
+        ('b', 'b'),
+    ]
 
 
 def test_the_second_observer_serves_where_the_first_is_missing(tmp_path):
@@ -138,10 +142,19 @@ def test_upstreams_fine_tuning_annotations(tmp_path, named):
     """One mask a text: polygons, run lengths, or a bare polygon; two records of one image are joined."""
     for name in ('a.jpg', 'b.jpg'):
         photograph(tmp_path / 'my_data/images' / name, 1)
-    (tmp_path / 'my_data/annotations.json').write_text(json.dumps([
-        dict(image='a.jpg', mask=[[polygon(2, 3, 6), polygon(12, 12, 3)], [polygon(1, 20, 4)]], text=['left vessel', 'right vessel']),
-        dict(image='b.jpg', mask=[run_lengths(square(4, 4, 9))], text=['vessel']),
-        dict(image='b.jpg', mask=[polygon(15, 20, 3)], text=['branch'])]))
+    (tmp_path / 'my_data/annotations.json').write_text(
+        json.dumps(
+            [
+                dict(
+                    image='a.jpg',
+                    mask=[[polygon(2, 3, 6), polygon(12, 12, 3)], [polygon(1, 20, 4)]],
+                    text=['left vessel', 'right vessel'],
+                ),
+                dict(image='b.jpg', mask=[run_lengths(square(4, 4, 9))], text=['vessel']),
+                dict(image='b.jpg', mask=[polygon(15, 20, 3)], text=['branch']),
+            ]
+        )
+    )
     gt = tmp_path / 'my_data/annotations.json' if named == 'file' else tmp_path / 'my_data'
     dataset = FolderMasks(str(tmp_path / 'my_data/images'), str(gt))
     assert [item[0].name for item in dataset.matched] == ['a.jpg', 'b.jpg']
@@ -149,11 +162,17 @@ def test_upstreams_fine_tuning_annotations(tmp_path, named):
     assert np.array_equal(dataset[1]['mask'], square(4, 4, 9) | square(15, 20, 3))
 
 
-@pytest.mark.parametrize('record, message', [
-    (dict(image='../a.jpg', mask=[], text=[]), 'image is'), (dict(image=None, mask=[], text=[]), 'image is None'),
-    (dict(image='a.jpg', mask={}, text=[]), 'mask is a dict'), (dict(image='a.jpg', mask=[[[1, 2, 3]]], text=['x']), 'polygons'),
-    (dict(image='a.jpg', mask=[[[1, 2, 3, 4, 5, 1e9]]], text=['x']), 'polygons'),
-    (dict(image='none.jpg', mask=[[[1, 2, 3, 4, 5, 6]]], text=['x']), 'not in images/')])
+@pytest.mark.parametrize(
+    'record, message',
+    [
+        (dict(image='../a.jpg', mask=[], text=[]), 'image is'),
+        (dict(image=None, mask=[], text=[]), 'image is None'),
+        (dict(image='a.jpg', mask={}, text=[]), 'mask is a dict'),
+        (dict(image='a.jpg', mask=[[[1, 2, 3]]], text=['x']), 'polygons'),
+        (dict(image='a.jpg', mask=[[[1, 2, 3, 4, 5, 1e9]]], text=['x']), 'polygons'),
+        (dict(image='none.jpg', mask=[[[1, 2, 3, 4, 5, 6]]], text=['x']), 'not in images/'),
+    ],
+)
 def test_bad_fine_tuning_annotations(tmp_path, record, message):
     photograph(tmp_path / 'images/a.jpg', 1)
     (tmp_path / 'annotations.json').write_text(json.dumps([record]))

@@ -24,8 +24,17 @@ def write_root(root, names, gap, start=10):
         cv2.imwrite(str(root / f'{name}.png'), np.repeat(mask[..., None], 3, 2))
         cv2.imwrite(str(root / f'{name}_c.png'), mask)
         cv2.imwrite(str(root / f'{name}_r.png'), np.roll(mask, 3, 0))
-        records.append(dict(image=f'{name}.png', chosen_mask=f'{name}_c.png', rejected_mask=f'{name}_r.png', chosen_iou=1.0,
-                            rejected_iou=round(1 - gap, 3), iou_gap=gap, prompt=PROMPT))
+        records.append(
+            dict(
+                image=f'{name}.png',
+                chosen_mask=f'{name}_c.png',
+                rejected_mask=f'{name}_r.png',
+                chosen_iou=1.0,
+                rejected_iou=round(1 - gap, 3),
+                iou_gap=gap,
+                prompt=PROMPT,
+            )
+        )
     (root / 'dpo_annotations.json').write_text(json.dumps(records))
     return root
 
@@ -33,15 +42,27 @@ def write_root(root, names, gap, start=10):
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
     root = tmp_path_factory.mktemp('rounds')
-    return write_root(root / 'labelled', ['a', 'b'], 0.01), write_root(root / 'unlabelled', ['c', 'd', 'e'], 0.2, start=4)
+    return write_root(root / 'labelled', ['a', 'b'], 0.01), write_root(
+        root / 'unlabelled', ['c', 'd', 'e'], 0.2, start=4
+    )
 
 
 def make(roots, checkpoint, **more):
     labelled, unlabelled = roots
-    return DATASETS.build(dict(
-        type='RoundPairs', data_root=str(labelled), preprocessor=str(checkpoint), score_size=64, flip_prob=0.5, min_iou_gap=0.05,
-        labelled_images=[str(labelled / f'{name}.png') for name in 'ab'],
-        unlabelled_images=[str(unlabelled / f'{name}.png') for name in 'cde'], labelled_share=0.25, **more))
+    return DATASETS.build(
+        dict(
+            type='RoundPairs',
+            data_root=str(labelled),
+            preprocessor=str(checkpoint),
+            score_size=64,
+            flip_prob=0.5,
+            min_iou_gap=0.05,
+            labelled_images=[str(labelled / f'{name}.png') for name in 'ab'],
+            unlabelled_images=[str(unlabelled / f'{name}.png') for name in 'cde'],
+            labelled_share=0.25,
+            **more,
+        )
+    )
 
 
 def test_before_the_first_round_it_knows_length_views_and_validation(roots, micro_checkpoint):

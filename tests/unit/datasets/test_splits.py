@@ -49,8 +49,9 @@ def test_two_eyes_of_a_patient_stay_together(images, seed):
 @pytest.mark.parametrize('seed', range(6))
 def test_a_copy_under_another_name_is_the_same_patient(images, seed):
     """b is a copy of a, and c of b's fellow eye: all three patients are one."""
-    split = split_patients(images(['a_L', 'b_L', 'b_R', 'c', 'd', 'e', 'f'], dict(a_L=1, b_L=1, b_R=2, c=2, d=3, e=4, f=5)),
-                           0.3, 0.3, seed)
+    split = split_patients(
+        images(['a_L', 'b_L', 'b_R', 'c', 'd', 'e', 'f'], dict(a_L=1, b_L=1, b_R=2, c=2, d=3, e=4, f=5)), 0.3, 0.3, seed
+    )
     holder = [part for part, stems in names(split).items() if stems & {'a_L', 'b_L', 'b_R', 'c'}]
     assert len(holder) == 1 and names(split)[holder[0]] >= {'a_L', 'b_L', 'b_R', 'c'}
     assert split.joined == ['a_L.png = b_L.png', 'b_R.png = c.png']

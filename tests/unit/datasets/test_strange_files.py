@@ -37,9 +37,13 @@ def one_line(error, *words):
 def test_names_in_two_normal_forms_match(tmp_path, image_form, mask_form):
     save(tmp_path / 'images' / unicodedata.normalize(image_form, 'Gefäß_é.png'), np.zeros((8, 10, 3), np.uint8))
     save(tmp_path / 'gt' / unicodedata.normalize(mask_form, 'Gefäß_é_mask.png'), MASK)
-    dataset = FolderMasks(str(tmp_path / 'images'), str(tmp_path / 'gt'), stems=[unicodedata.normalize('NFD', 'Gefäß_é')])
+    dataset = FolderMasks(
+        str(tmp_path / 'images'), str(tmp_path / 'gt'), stems=[unicodedata.normalize('NFD', 'Gefäß_é')]
+    )
     assert np.array_equal(dataset[0]['mask'], MASK)
-    assert patient_of(unicodedata.normalize('NFD', 'Gefäß 1_L')) == patient_of(unicodedata.normalize('NFC', 'Gefäß 1_R'))
+    assert patient_of(unicodedata.normalize('NFD', 'Gefäß 1_L')) == patient_of(
+        unicodedata.normalize('NFC', 'Gefäß 1_R')
+    )
 
 
 def test_one_name_in_two_normal_forms_is_one_name_too_many(tmp_path):
@@ -100,7 +104,9 @@ def bomb(path, width, height):
     def chunk(kind, content):
         return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'\0' * 100)) + chunk(b'IEND', b''))
+    path.write_bytes(
+        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'\0' * 100)) + chunk(b'IEND', b'')
+    )
     return path
 
 
@@ -133,14 +139,21 @@ def test_masks_of_another_size_are_found_before_any_work(tmp_path):
     sized(tmp_path, (10, 8), (8, 10), (9, 8), (10, 8), (10, 9), (1, 1), (20, 16))
     with pytest.raises(InputError) as error:
         FolderMasks(str(tmp_path / 'images'), str(tmp_path / 'gt'))
-    one_line(error, '1.png: is 8 x 10, its image 1.png is 10 x 8', 'rows and columns are exchanged', '2.png: is 9 x 8', 'and 2 more')
+    one_line(
+        error,
+        '1.png: is 8 x 10, its image 1.png is 10 x 8',
+        'rows and columns are exchanged',
+        '2.png: is 9 x 8',
+        'and 2 more',
+    )
     assert '3.png' not in str(error.value)
 
 
 def test_also_those_of_an_annotation_file(tmp_path):
     sized(tmp_path, (10, 8), (9, 8))
-    (tmp_path / 'val_annotations.json').write_text(json.dumps([dict(image=f'images/{k}.png', mask=f'gt/{k}.png', prompt='p')
-                                                               for k in range(2)]))
+    (tmp_path / 'val_annotations.json').write_text(
+        json.dumps([dict(image=f'images/{k}.png', mask=f'gt/{k}.png', prompt='p') for k in range(2)])
+    )
     with pytest.raises(InputError, match='1.png: is 9 x 8'):
         AnnotatedMasks(str(tmp_path))
 
@@ -172,9 +185,15 @@ def test_sixteen_bits_with_a_small_level(tmp_path):
     assert np.array_equal(read_mask(save(tmp_path / 'm.tif', MASK.astype(np.uint16) * 1000)), MASK)
 
 
-@pytest.mark.parametrize('levels, words', [
-    ((0, 1, 2), ('levels 0, 1, 2', 'number classes')), ((0, 1, 2, 3, 4, 5, 6, 7), ('0, 1, 2, 3, 4, 5, ...', 'number classes')),
-    ((1, 2), ('levels 1, 2', 'number classes')), ((40, 60), ('levels 40 and 60', 'which is vessel'))])
+@pytest.mark.parametrize(
+    'levels, words',
+    [
+        ((0, 1, 2), ('levels 0, 1, 2', 'number classes')),
+        ((0, 1, 2, 3, 4, 5, 6, 7), ('0, 1, 2, 3, 4, 5, ...', 'number classes')),
+        ((1, 2), ('levels 1, 2', 'number classes')),
+        ((40, 60), ('levels 40 and 60', 'which is vessel')),
+    ],
+)
 def test_numbered_classes_are_no_mask(tmp_path, levels, words):
     pixels = np.array(levels, np.uint8)[np.arange(80).reshape(8, 10) % len(levels)]
     with pytest.raises(InputError) as error:
@@ -213,20 +232,25 @@ def test_levels_for_a_report(tmp_path):
 IMAGE = dict(id=1, file_name='a.png', height=8, width=10)
 
 
-@pytest.mark.parametrize('changes, words', [
-    (dict(images=[dict(IMAGE, id=[1])]), 'images[0]: id is [1]'), (dict(images=[dict(IMAGE, id=None)]), 'images[0]: id is None'),
-    (dict(images=[dict(IMAGE, id={})]), 'images[0]: id is {}'), (dict(images=[dict(IMAGE, id=True)]), 'images[0]: id is True'),
-    (dict(images=[dict(IMAGE, id=1.5)]), 'images[0]: id is 1.5'),
-    (dict(annotations=[dict(image_id=[1], category_id=1, segmentation=[])]), 'annotations[0]: image_id is [1]'),
-    (dict(annotations=[dict(image_id=None, category_id=1, segmentation=[])]), 'annotations[0]: image_id is None'),
-    (dict(annotations=[dict(image_id=1, category_id={}, segmentation=[])]), 'annotations[0]: category_id is {}'),
-    (dict(categories=[dict(id=[], name='v')]), 'categories[0]: id is []'),
-    (dict(categories=[dict(id=1, name=['v'])]), "categories[0]: name is ['v']"),
-    (dict(images=[dict(IMAGE, height=60000, width=60000)]), 'images[0] a.png: is 60000 x 60000 px, the limit'),
-    (dict(annotations=[dict(image_id=1, category_id=1, segmentation=[[1, 2, 3, 4, 5, 1e300]])]), 'polygons'),
-    (dict(annotations=[dict(image_id=1, category_id=1, segmentation=[[1, 2, 3, 4, 5, 10 ** 30]])]), 'polygons'),
-    (dict(annotations=[dict(image_id=1, category_id=1, segmentation=dict(size=8, counts=[80]))]), 'size is 8'),
-])
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        (dict(images=[dict(IMAGE, id=[1])]), 'images[0]: id is [1]'),
+        (dict(images=[dict(IMAGE, id=None)]), 'images[0]: id is None'),
+        (dict(images=[dict(IMAGE, id={})]), 'images[0]: id is {}'),
+        (dict(images=[dict(IMAGE, id=True)]), 'images[0]: id is True'),
+        (dict(images=[dict(IMAGE, id=1.5)]), 'images[0]: id is 1.5'),
+        (dict(annotations=[dict(image_id=[1], category_id=1, segmentation=[])]), 'annotations[0]: image_id is [1]'),
+        (dict(annotations=[dict(image_id=None, category_id=1, segmentation=[])]), 'annotations[0]: image_id is None'),
+        (dict(annotations=[dict(image_id=1, category_id={}, segmentation=[])]), 'annotations[0]: category_id is {}'),
+        (dict(categories=[dict(id=[], name='v')]), 'categories[0]: id is []'),
+        (dict(categories=[dict(id=1, name=['v'])]), "categories[0]: name is ['v']"),
+        (dict(images=[dict(IMAGE, height=60000, width=60000)]), 'images[0] a.png: is 60000 x 60000 px, the limit'),
+        (dict(annotations=[dict(image_id=1, category_id=1, segmentation=[[1, 2, 3, 4, 5, 1e300]])]), 'polygons'),
+        (dict(annotations=[dict(image_id=1, category_id=1, segmentation=[[1, 2, 3, 4, 5, 10**30]])]), 'polygons'),
+        (dict(annotations=[dict(image_id=1, category_id=1, segmentation=dict(size=8, counts=[80]))]), 'size is 8'),
+    ],
+)
 def test_strange_coco(tmp_path, changes, words):
     content = dict(images=[IMAGE], annotations=[], categories=[dict(id=1, name='v')])
     (tmp_path / 'coco.json').write_text(json.dumps({**content, **changes}))
@@ -248,6 +272,8 @@ def test_pairs_of_names_in_another_form(tmp_path):
     for name in ('ä.png', 'ä_c.png', 'ä_r.png'):
         save(tmp_path / unicodedata.normalize('NFD', name), MASK)
     names = [unicodedata.normalize('NFC', name) for name in ('ä.png', 'ä_c.png', 'ä_r.png')]
-    record = dict(zip(('image', 'chosen_mask', 'rejected_mask'), names), chosen_iou=0.9, rejected_iou=0.5, iou_gap=0.4, prompt='p')
+    record = dict(
+        zip(('image', 'chosen_mask', 'rejected_mask'), names), chosen_iou=0.9, rejected_iou=0.5, iou_gap=0.4, prompt='p'
+    )
     (tmp_path / 'dpo_annotations.json').write_text(json.dumps([record], ensure_ascii=False), encoding='utf-8')
     assert len(read_pairs(tmp_path / 'dpo_annotations.json', tmp_path)) == 1

@@ -79,7 +79,9 @@ def test_catheter_is_seen_but_not_labelled():
 
 
 def test_styles_look_different():
-    mean = {style: np.mean([draw(style, i, 2, 128).image.reshape(-1, 3).mean(0) for i in range(4)], 0) for style in STYLES}
+    mean = {
+        style: np.mean([draw(style, i, 2, 128).image.reshape(-1, 3).mean(0) for i in range(4)], 0) for style in STYLES
+    }
     assert mean['fundus'][0] > 1.4 * mean['fundus'][1]  # red
     assert np.allclose(mean['angiogram'][0], mean['angiogram'][2])  # grey
     assert mean['demo'][1] > 1.3 * mean['demo'][0]  # green
@@ -112,7 +114,9 @@ def test_bad_arguments_are_named(change, message):
 
 
 def test_dataset_is_registered_and_follows_its_weights():
-    data = DATASETS.build(dict(type='DrawnVesselDataset', styles=dict(fundus=0.6, angiogram=0.4), seed=5, length=10, size=96))
+    data = DATASETS.build(
+        dict(type='DrawnVesselDataset', styles=dict(fundus=0.6, angiogram=0.4), seed=5, length=10, size=96)
+    )
     assert len(data) == 10
     assert [data.sequence.count(s) for s in ('fundus', 'angiogram')] == [6, 4]
     item = data[3]
@@ -168,9 +172,16 @@ def test_failed_cache_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(styles={}), 'give weights'), (dict(styles=dict(fundus=0)), 'give weights'), (dict(styles=dict(ct=1)), 'no drawing'),
-    (dict(styles=dict(fundus=1), length=0), 'length is 0'), (dict(styles=dict(demo=1), demo_shift=dict(x=1)), 'its fields')])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(styles={}), 'give weights'),
+        (dict(styles=dict(fundus=0)), 'give weights'),
+        (dict(styles=dict(ct=1)), 'no drawing'),
+        (dict(styles=dict(fundus=1), length=0), 'length is 0'),
+        (dict(styles=dict(demo=1), demo_shift=dict(x=1)), 'its fields'),
+    ],
+)
 def test_bad_dataset_options_are_named(options, message):
     with pytest.raises(InputError, match=message):
         DrawnVesselDataset(**options)

@@ -42,7 +42,9 @@ def test_label_dilation_widens_the_label_by_that_many_pixels_a_side():
 
 def test_mask_is_coverage_above_one_half():
     rng = np.random.default_rng(0)
-    bars = [Projected(rng.uniform(5, 59, (2, 2)), np.full(2, rng.uniform(1.3, 6)), np.ones(2), ARTERY) for _ in range(6)]
+    bars = [
+        Projected(rng.uniform(5, 59, (2, 2)), np.full(2, rng.uniform(1.3, 6)), np.ones(2), ARTERY) for _ in range(6)
+    ]
     coverage, mask = support_mask(bars, 64)
     assert np.array_equal(mask > 0, coverage > 0.5)
     assert ((coverage > 0) & (coverage < 1)).any()
@@ -60,7 +62,10 @@ def test_sub_pixel_vessels_keep_a_connected_support_and_get_fainter():
 
 def test_squeezed_view_narrows_vessels_across_the_squeezed_axis_only():
     view = View.of(512, 0.5, 1.0)
-    along_y, along_x = straight([[100, 100], [100, 104], [100, 108]], 8), straight([[100, 100], [104, 100], [108, 100]], 8)
+    along_y, along_x = (
+        straight([[100, 100], [100, 104], [100, 108]], 8),
+        straight([[100, 100], [104, 100], [108, 100]], 8),
+    )
     assert np.allclose(view.widths(along_y.points, along_y.width), 4.0)
     assert np.allclose(view.widths(along_x.points, along_x.width), 8.0)
     assert np.allclose(view.points([FIELD / 2, FIELD / 2]), 255.5)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.engine.checkpointing import ExactCheckpointHook, damage, newest_whole, select, set_aside
+from sa2va_dpo.engine.checkpointing import ExactCheckpointHook
+from sa2va_dpo.engine.run_folder import damage, newest_whole, select, set_aside
 
 
 def save(path, seed=0):
@@ -48,7 +49,9 @@ def test_nothing_is_chosen_that_does_not_beat_the_start(tmp_path):
 def test_a_best_file_that_is_another_or_missing_is_named(tmp_path):
     history(tmp_path, (0, .5, False), (2, .7, True))
     save(tmp_path / 'best_dice_iter_2.pth', 99)
-    with pytest.raises(InputError, match='best_dice_iter_2.pth: is not what was written at iteration 2.*resume the training'):
+    with pytest.raises(
+        InputError, match='best_dice_iter_2.pth: is not what was written at iteration 2.*resume the training'
+    ):
         select(tmp_path)
     (tmp_path / 'best_dice_iter_2.pth').unlink()
     with pytest.raises(InputError, match='best_dice_iter_2.pth: missing'):

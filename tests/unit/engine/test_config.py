@@ -179,15 +179,35 @@ def test_a_fact_without_a_place_is_refused(repo_root):
         read_config(str(repo_root / 'projects/sa2va/configs/sa2va_sft_tiny.py'), ['beta=0.2'])
 
 
-@pytest.mark.parametrize('option', [
-    'rounds.count=2', 'rounds.guard.patience=3',
-    'model.trainable.llm.r=4', 'model.dtype=bfloat16', 'cache.dir=x', 'deepspeed_on_cpu=True', 'param_scheduler.0.end=3',
-    'default_hooks.checkpoint.max_keep_ckpts=1', 'custom_hooks.2.stop=True', 'strategy.zero_optimization.stage=1',
-    'strategy.gradient_accumulation_steps=2', 'train_dataloader.dataset.brightness=0.1', 'train_dataloader.drop_last=True',
-    'val_dataloader.dataset.source.ann_file=test_annotations.json', 'optim_wrapper.optimizer.weight_decay=0.1',
-    'model.activation_checkpointing.llm=True', 'model.preference.kl_weight=0.1', 'randomness.deterministic=True',
-    'default_hooks.timer.type=IterTimerHook', 'env_cfg.dist_cfg.backend=gloo', 'load_from=x', 'train_cfg.val_interval=20',
-    'train_dataloader.sampler.shuffle=False', 'model.trainable.vision.mode=full'])
+@pytest.mark.parametrize(
+    'option',
+    [
+        'rounds.count=2',
+        'rounds.guard.patience=3',
+        'model.trainable.llm.r=4',
+        'model.dtype=bfloat16',
+        'cache.dir=x',
+        'deepspeed_on_cpu=True',
+        'param_scheduler.0.end=3',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+        'custom_hooks.2.stop=True',
+        'strategy.zero_optimization.stage=1',
+        'strategy.gradient_accumulation_steps=2',
+        'train_dataloader.dataset.brightness=0.1',
+        'train_dataloader.drop_last=True',
+        'val_dataloader.dataset.source.ann_file=test_annotations.json',
+        'optim_wrapper.optimizer.weight_decay=0.1',
+        'model.activation_checkpointing.llm=True',
+        'model.preference.kl_weight=0.1',
+        'randomness.deterministic=True',
+        'default_hooks.timer.type=IterTimerHook',
+        'env_cfg.dist_cfg.backend=gloo',
+        'load_from=x',
+        'train_cfg.val_interval=20',
+        'train_dataloader.sampler.shuffle=False',
+        'model.trainable.vision.mode=full',
+    ],
+)
 def test_what_something_reads_is_accepted(full, option):
     key, _, text = option.partition('=')
     assert str(at(read_config(full, [option]), key)) == text

@@ -26,7 +26,11 @@ def test_every_training_value_is_the_mean_of_the_window():
     runner = runner_with('window', train__accuracy=[9, 9, 0.0, 0.5, 1.0], train__margin=[9, 9, 1, 2, 6.0],
                          train__lr=[5, 4, 3, 2, 1.0], train__loss=[0, 0, 3, 3, 6.0])
     tag, line = RunLogProcessor(window_size=3).get_log_after_iter(runner, 4, 'train')
-    assert tag['accuracy'] == pytest.approx(0.5) and tag['margin'] == pytest.approx(3) and tag['train/loss'] == pytest.approx(4)
+    assert (
+        tag['accuracy'] == pytest.approx(0.5)
+        and tag['margin'] == pytest.approx(3)
+        and tag['train/loss'] == pytest.approx(4)
+    )
     assert tag['optim/lr'] == 1.0, 'the learning rate is the present one'
     assert 'accuracy: 0.5000' in line and 'margin: 3.0000' in line
 
@@ -39,8 +43,17 @@ def test_validation_is_that_of_this_moment():
 
 def test_names_are_grouped_and_the_guide_s_stay():
     assert grouped({name: 0.0 for name in GUIDE_METRICS}, 'train') == {name: 0.0 for name in GUIDE_METRICS}
-    assert set(grouped(dict(loss=0, supervised_loss=0, lr=0, base_lr=0, grad_norm=0, time=0, memory=0, iter=3), 'train')) == {
-        'train/loss', 'train/supervised_loss', 'optim/lr', 'optim/base_lr', 'optim/grad_norm', 'optim/time', 'optim/memory'}
+    assert set(
+        grouped(dict(loss=0, supervised_loss=0, lr=0, base_lr=0, grad_norm=0, time=0, memory=0, iter=3), 'train')
+    ) == {
+        'train/loss',
+        'train/supervised_loss',
+        'optim/lr',
+        'optim/base_lr',
+        'optim/grad_norm',
+        'optim/time',
+        'optim/memory',
+    }
     assert set(grouped({'dice': 0, 'pairs/accuracy': 0, 'reference/dice': 0}, 'val')) == {
         'val/dice', 'val/pairs/accuracy', 'reference/dice'}
     assert set(grouped(dict(dice=0), 'test')) == {'test/dice'}
@@ -71,7 +84,8 @@ for accuracy, dice in zip([(0.9, 0.3), (0.1, 0.4)][rank], (0.6, 0.3)):
     runner.iter += 1
     hook.after_train_iter(runner, 0, outputs=dict(accuracy=accuracy))
     hook.after_val_epoch(runner, dict(dice=dice))
-answer = dict(rank=rank, tag=tag, line=line, alarms=hook.alarms, stop=runner.train_loop.stop_training, first=hook.first_accuracy)
+answer = dict(rank=rank, tag=tag, line=line, alarms=hook.alarms, stop=runner.train_loop.stop_training,
+              first=hook.first_accuracy)
 open(sys.argv[1] + f'/{{rank}}.json', 'w').write(json.dumps(answer))
 dist.destroy_process_group()
 '''

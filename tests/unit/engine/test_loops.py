@@ -25,7 +25,9 @@ def loader(size=7, batch_size=3, seed=5, **workers) -> DataLoader:
     return DataLoader(data, batch_size=batch_size, sampler=DrawSampler(data, seed=seed), collate_fn=list, **workers)
 
 
-@pytest.mark.parametrize('workers', [dict(), dict(num_workers=2), dict(num_workers=2, persistent_workers=True)], ids=str)
+@pytest.mark.parametrize(
+    'workers', [dict(), dict(num_workers=2), dict(num_workers=2, persistent_workers=True)], ids=str
+)
 def test_a_stream_entered_at_a_step_goes_on_as_the_whole_one(monkeypatch, workers):
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: pytest.fail(f'slept {seconds} s'))
     whole = list(islice(DrawStream(loader(**workers), lambda: 0), 7))
@@ -73,8 +75,12 @@ def test_random_numbers_of_a_step_are_its_own():
 def loop_of(cfg=None, schedules=None, **settings) -> tuple[PreferenceTrainLoop, list[str]]:
     """A loop over seven images, three a step, and what it logged."""
     lines: list[str] = []
-    runner = SimpleNamespace(param_schedulers=schedules, visualizer=SimpleNamespace(dataset_meta=None), cfg=Config(cfg or {}),
-                             logger=SimpleNamespace(info=lines.append))
+    runner = SimpleNamespace(
+        param_schedulers=schedules,
+        visualizer=SimpleNamespace(dataset_meta=None),
+        cfg=Config(cfg or {}),
+        logger=SimpleNamespace(info=lines.append),
+    )
     return PreferenceTrainLoop(runner, loader(), **settings), lines
 
 
@@ -83,7 +89,9 @@ def test_epochs_are_passes_over_all_images(epochs, steps):
     assert loop_of(max_epochs=epochs)[0].max_iters == steps
 
 
-@pytest.mark.parametrize('iters, interval', [(1, 1), (4, 1), (5, 1), (23, 4), (80, 16), (999, 199), (1000, 200), (50_000, 200)])
+@pytest.mark.parametrize(
+    'iters, interval', [(1, 1), (4, 1), (5, 1), (23, 4), (80, 16), (999, 199), (1000, 200), (50_000, 200)]
+)
 def test_at_least_five_validations_a_run(iters, interval):
     assert interval_of(iters) == interval
     validated = sum(step % interval == 0 or step == iters for step in range(1, iters + 1))
@@ -104,4 +112,6 @@ def test_schedules_get_the_run_s_length_and_unreached_ones_are_left_out():
 
 def test_a_config_that_nobody_settled_is_refused():
     with pytest.raises(InputError, match='lr=1.0, but optim_wrapper.optimizer.lr=2.0'):
-        loop_of(dict(lr=1.0, optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.0))), max_iters=1)
+        loop_of(
+            dict(lr=1.0, optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.0))), max_iters=1
+        )

@@ -44,15 +44,26 @@ def test_the_guard_takes_back_what_lowers_the_metric():
         guard.value(dict(iou=0.5))
 
 
-@pytest.mark.parametrize('given, words', [
-    (dict(rounds=3), 'rounds.rounds: no such setting'), (dict(count=0), 'rounds.count: 0 must be a whole number'),
-    (dict(judge='dice'), 'expert, consensus, committee'), (dict(reference='last'), 'initial, round'),
-    (dict(labelled_share=1.5), 'rounds.labelled_share'), (dict(unlabelled='x', labelled_share=1.0), 'above 0 and below 1'),
-    (dict(labelled=None), 'neither labelled nor unlabelled'), (dict(unlabelled='x'), 'rounds.unlabelled_gt: missing'),
-    (dict(unlabelled='x', judge='committee'), 'rounds.members: missing'),
-    (dict(unlabelled='x', judge='predictions'), 'rounds.predictions: missing'),
-    (dict(unlabelled='x', judge='consensus', wrong=0.2), 'rounds.wrong'), (dict(guard=dict(minimum=1)), 'guard.minimum'),
-    (dict(guard=dict(patience=0)), 'patience'), (dict(cells=0), 'rounds.cells'), (dict(seed=-1), 'rounds.seed')])
+@pytest.mark.parametrize(
+    'given, words',
+    [
+        (dict(rounds=3), 'rounds.rounds: no such setting'),
+        (dict(count=0), 'rounds.count: 0 must be a whole number'),
+        (dict(judge='dice'), 'expert, consensus, committee'),
+        (dict(reference='last'), 'initial, round'),
+        (dict(labelled_share=1.5), 'rounds.labelled_share'),
+        (dict(unlabelled='x', labelled_share=1.0), 'above 0 and below 1'),
+        (dict(labelled=None), 'neither labelled nor unlabelled'),
+        (dict(unlabelled='x'), 'rounds.unlabelled_gt: missing'),
+        (dict(unlabelled='x', judge='committee'), 'rounds.members: missing'),
+        (dict(unlabelled='x', judge='predictions'), 'rounds.predictions: missing'),
+        (dict(unlabelled='x', judge='consensus', wrong=0.2), 'rounds.wrong'),
+        (dict(guard=dict(minimum=1)), 'guard.minimum'),
+        (dict(guard=dict(patience=0)), 'patience'),
+        (dict(cells=0), 'rounds.cells'),
+        (dict(seed=-1), 'rounds.seed'),
+    ],
+)
 def test_settings_that_make_no_sense(given, words):
     with pytest.raises(InputError, match=words):
         RoundSettings.from_config(given)
@@ -71,7 +82,9 @@ def test_what_the_settings_ask_of_mining(tmp_path):
     own = RoundSettings.from_config(dict(include_gt=False, cells=8)).labelled_config(**where)
     assert not own.include_gt and own.cells == 8 and own.min_iou_gap == 0.02
     unlabelled = settings.unlabelled_config(**dict(where, gt_dir=None))
-    assert unlabelled.judge == (dict(type='Committee', checkpoints=(), folders=(str(tmp_path / 'a'), str(tmp_path / 'b'))),)
+    assert unlabelled.judge == (
+        dict(type='Committee', checkpoints=(), folders=(str(tmp_path / 'a'), str(tmp_path / 'b'))),
+    )
     assert (unlabelled.cells, unlabelled.min_iou_gap, unlabelled.include_gt) == (8, 0.1, False)
     assert settings.unwatched and settings.judge_name() == 'Committee'
     picks = RoundSettings.from_config(dict(unlabelled='u', unlabelled_gt='g', judge='iou', wrong=0.2))
@@ -91,10 +104,24 @@ def root(tmp_path):
         cv2.imwrite(str(tmp_path / f'gt/{k}.png'), np.eye(8, dtype=np.uint8) * 255)
         for j in range(2):
             cv2.imwrite(str(tmp_path / f'masks/{k}_{j}.png'), np.zeros((8, 8), np.uint8))
-    pairs = [dict(image=f'images/{k}.png', chosen_mask=f'gt/{k}.png', rejected_mask=f'masks/{k}_{j}.png', chosen_iou=1.0,
-                  rejected_iou=0.5, iou_gap=0.5, prompt=PROMPT, gt_mask=f'gt/{k}.png') for k in range(2) for j in range(2)]
+    pairs = [
+        dict(
+            image=f'images/{k}.png',
+            chosen_mask=f'gt/{k}.png',
+            rejected_mask=f'masks/{k}_{j}.png',
+            chosen_iou=1.0,
+            rejected_iou=0.5,
+            iou_gap=0.5,
+            prompt=PROMPT,
+            gt_mask=f'gt/{k}.png',
+        )
+        for k in range(2)
+        for j in range(2)
+    ]
     (tmp_path / 'dpo_annotations.json').write_text(json.dumps(pairs))
-    (tmp_path / 'val_annotations.json').write_text(json.dumps([dict(image='images/2.png', mask='gt/2.png', prompt=PROMPT)]))
+    (tmp_path / 'val_annotations.json').write_text(
+        json.dumps([dict(image='images/2.png', mask='gt/2.png', prompt=PROMPT)])
+    )
     return tmp_path
 
 
@@ -143,17 +170,36 @@ def test_nothing_that_judges_the_run_is_trained_on(root):
 
 
 def config(root, **rounds):
-    return Config(dict(
-        rounds=rounds, model=dict(type='Sa2VADPOModel', preference=dict(beta=1.0), checkpoint='c'),
-        train_dataloader=dict(dataset=dict(type='DPOVesselDataset', data_root=str(root), preprocessor='c', score_size=64,
-                                           min_iou_gap=0.05, flip_prob=0.5, seed=3))))
+    return Config(
+        dict(
+            rounds=rounds,
+            model=dict(type='Sa2VADPOModel', preference=dict(beta=1.0), checkpoint='c'),
+            train_dataloader=dict(
+                dataset=dict(
+                    type='DPOVesselDataset',
+                    data_root=str(root),
+                    preprocessor='c',
+                    score_size=64,
+                    min_iou_gap=0.05,
+                    flip_prob=0.5,
+                    seed=3,
+                )
+            ),
+        )
+    )
 
 
 def test_a_run_with_rounds_keeps_its_data_settings(root):
     cfg = config(root, count=2, judge='consensus', unlabelled=str(root / 'more'), labelled_share=0.25)
     assert '2 labelled and 3 unlabelled images, judged by consensus' in install_rounds(cfg)[0]
     data = cfg.train_dataloader.dataset
-    assert (data.type, data.score_size, data.flip_prob, data.seed, data.labelled_share) == ('RoundPairs', 64, 0.5, 3, 0.25)
+    assert (data.type, data.score_size, data.flip_prob, data.seed, data.labelled_share) == (
+        'RoundPairs',
+        64,
+        0.5,
+        3,
+        0.25,
+    )
     assert len(data.labelled_images) == 2 and len(data.unlabelled_images) == 3
     [hook] = cfg.custom_hooks
     assert hook.type == 'RoundsHook' and [pair[0] for pair in hook.check] == [str(root / 'images/2.png')]

@@ -27,10 +27,16 @@ def run(tmp_path):
     (base / 'model.safetensors').write_bytes(b'weights')
 
     def claim(overwrite=False, resume=None, **changes):
-        cfg = Config(dict(
-            model=dict(type='Sa2VADPOModel', checkpoint=str(base)), lr=1e-4, train_cfg=dict(max_iters=4), work_dir=str(tmp_path / 'w'),
-            train_dataloader=dict(dataset=dict(type='DPOVesselDataset', data_root=str(root))),
-            val_dataloader=dict(dataset=dict(source=dict(type='AnnotatedMasks', data_root=str(root))))))
+        cfg = Config(
+            dict(
+                model=dict(type='Sa2VADPOModel', checkpoint=str(base)),
+                lr=1e-4,
+                train_cfg=dict(max_iters=4),
+                work_dir=str(tmp_path / 'w'),
+                train_dataloader=dict(dataset=dict(type='DPOVesselDataset', data_root=str(root))),
+                val_dataloader=dict(dataset=dict(source=dict(type='AnnotatedMasks', data_root=str(root)))),
+            )
+        )
         cfg.merge_from_dict(changes)
         if resume:
             cfg.resume, cfg.load_from = True, None if resume == 'auto' else str(resume)
@@ -48,7 +54,14 @@ def test_every_file_that_decides_is_hashed(run):
     run()
     identity = training_identity(run.cfg)
     assert set(identity['data'][str(run.root)]) == {
-        'dpo_annotations.json', 'val_annotations.json', 'images/a.png', 'gt/a.png', 'masks/a.png', 'images/b.png', 'gt/b.png'}
+        'dpo_annotations.json',
+        'val_annotations.json',
+        'images/a.png',
+        'gt/a.png',
+        'masks/a.png',
+        'images/b.png',
+        'gt/b.png',
+    }
     assert set(identity['checkpoint']) == {'model.safetensors'} and 'work_dir' not in identity['config']
     assert annotation_hashes(run.root, ['no.json']) == {}
 
@@ -109,7 +122,9 @@ def test_published_files_are_links_that_training_never_writes_through(run):
         (training / name).write_text("the job's")
     (run.work_dir / 'config.py').write_text('mine')
     assert publish(run.work_dir, training) == ['config.py']
-    assert (run.work_dir / 'iter_2.pth').read_text() == "the job's" and (run.work_dir / 'config.py').read_text() == 'mine'
+    assert (run.work_dir / 'iter_2.pth').read_text() == "the job's" and (
+        run.work_dir / 'config.py'
+    ).read_text() == 'mine'
     assert not (run.work_dir / 'last_checkpoint').exists(), 'nobody may resume it from here'
     (run.work_dir / 'config.py').unlink()
     (run.work_dir / 'error.log').touch()

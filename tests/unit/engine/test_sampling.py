@@ -49,7 +49,9 @@ def test_parts_keep_their_shares_at_any_time():
     assert {visits[i] for i in range(4)} == {30} and {visits[i] for i in range(4, 24)} == {14}
 
 
-@pytest.mark.parametrize('parts', [[(4, 0.5)], [(4, 0.2), (20, 0.7)], [(0, 0.5), (24, 0.5)], [(4, .2), (4, .2), (16, .6)]])
+@pytest.mark.parametrize(
+    'parts', [[(4, 0.5)], [(4, 0.2), (20, 0.7)], [(0, 0.5), (24, 0.5)], [(4, 0.2), (4, 0.2), (16, 0.6)]]
+)
 def test_parts_that_make_no_sense(parts):
     data = Mixed(range(24))
     data.parts = parts
@@ -84,4 +86,6 @@ def test_all_have_their_turn_equally_often():
             counts[index] += 1
     assert counts == [3] * 5
     assert choose_in_turn(2, 4, 0, 0, 'image') == [0, 1]
-    assert {tuple(choose_in_turn(9, 2, seed, 0, 'image')) for seed in range(9)} != {tuple(choose_in_turn(9, 2, 0, 0, 'image'))}
+    assert {tuple(choose_in_turn(9, 2, seed, 0, 'image')) for seed in range(9)} != {
+        tuple(choose_in_turn(9, 2, 0, 0, 'image'))
+    }

@@ -74,8 +74,12 @@ def test_without_a_gpu_clipping_and_accumulation_survive(gpus):
 
 def test_amp_is_left_out_on_cpu(gpus):
     gpus(0)
-    cfg = Config(dict(strategy=dict(type='SingleDeviceStrategy'),
-                      optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(type='AdamW', lr=1.0))))
+    cfg = Config(
+        dict(
+            strategy=dict(type='SingleDeviceStrategy'),
+            optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16', optimizer=dict(type='AdamW', lr=1.0)),
+        )
+    )
     fit_to_machine(cfg)
     assert 'dtype' not in cfg.optim_wrapper and cfg.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper'
 

@@ -75,8 +75,12 @@ def test_means_are_those_of_the_predictions(micro_checkpoint, tmp_path):
         Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f'gt/{index}.png')
     source = FolderMasks(str(tmp_path / 'images'), str(tmp_path / 'gt'))
     predictor = Predictor.from_pretrained(micro_checkpoint, device='cpu')
-    expected = np.mean([dice(confusion_counts(predictor.predict(source[i]['image'], source[i]['prompt']).masks[0], masks[i]))
-                        for i in range(3)])
+    expected = np.mean(
+        [
+            dice(confusion_counts(predictor.predict(source[i]['image'], source[i]['prompt']).masks[0], masks[i]))
+            for i in range(3)
+        ]
+    )
     assert mean_dice(micro_checkpoint, source, 'cpu') == pytest.approx(expected, abs=1e-6)
     measured = measure_sizes(micro_checkpoint, source, 'cpu')
     assert list(measured) == [128, 192] and measured[128] == pytest.approx(expected, abs=1e-6)
@@ -86,7 +90,9 @@ def test_means_are_those_of_the_predictions(micro_checkpoint, tmp_path):
 
 def test_no_more_images_than_the_bound_are_looked_at(micro_checkpoint, monkeypatch):
     seen = []
-    monkeypatch.setattr('sa2va_dpo.inference.input_size.mean_dice', lambda checkpoint, source, device: seen.append(len(source)) or 0.5)
+    monkeypatch.setattr(
+        'sa2va_dpo.inference.input_size.mean_dice', lambda checkpoint, source, device: seen.append(len(source)) or 0.5
+    )
     measure_sizes(micro_checkpoint, list(range(100)), 'cpu')
     measure_sizes(micro_checkpoint, list(range(5)), 'cpu')
     assert seen[0] <= MAX_IMAGES and seen[0] >= MAX_IMAGES // 2 and seen[-1] == 5
@@ -97,14 +103,20 @@ def test_the_command_says_in_one_line_what_it_cannot_do(micro_checkpoint, repo_r
     import sys
 
     def run(*arguments):
-        return subprocess.run([sys.executable, 'tools/set_sam_size.py', *map(str, arguments)], cwd=repo_root, capture_output=True,
-                              text=True)
+        return subprocess.run(
+            [sys.executable, 'tools/set_sam_size.py', *map(str, arguments)],
+            cwd=repo_root,
+            capture_output=True,
+            text=True,
+        )
 
     done = run(micro_checkpoint, tmp_path / 'copy', '--size', '192')
     assert done.returncode == 0 and load_checkpoint(tmp_path / 'copy').sam_size == 192
-    for arguments, words in (((micro_checkpoint, tmp_path / 'copy', '--size', '192'), 'exists and is not empty'),
-                             ((micro_checkpoint, tmp_path / 'new', '--size', '100'), 'no multiple of 64'),
-                             ((tmp_path / 'nothing', tmp_path / 'new', '--size', '128'), 'no such checkpoint directory')):
+    for arguments, words in (
+        ((micro_checkpoint, tmp_path / 'copy', '--size', '192'), 'exists and is not empty'),
+        ((micro_checkpoint, tmp_path / 'new', '--size', '100'), 'no multiple of 64'),
+        ((tmp_path / 'nothing', tmp_path / 'new', '--size', '128'), 'no such checkpoint directory'),
+    ):
         refused = run(*arguments)
         assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count('\n') == 1
     assert not (tmp_path / 'new').exists()

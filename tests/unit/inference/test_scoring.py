@@ -59,7 +59,9 @@ def test_the_model_is_in_eval_mode_without_gradients_and_then_as_it_was():
 
 
 def test_another_score_is_asked_for_and_a_misfit_names_the_image():
-    scored = predict_and_score(Rows(), ITEMS, score=lambda predicted, true: dict(pixels=int(predicted.sum())), collate=list)
+    scored = predict_and_score(
+        Rows(), ITEMS, score=lambda predicted, true: dict(pixels=int(predicted.sum())), collate=list
+    )
     assert [scores['pixels'] for _, scores in scored] == [0, 6, 12, 18]
     with pytest.raises(ValueError, match='^wide: '):
         list(predict_and_score(Rows(), [dict(id='wide', rows=1, gt=np.zeros((4, 7), bool))], collate=list))

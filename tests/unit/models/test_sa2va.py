@@ -62,7 +62,11 @@ def test_batch_of_different_images_and_lengths_equals_one_by_one(parts):
 
 def test_no_padding_is_computed_and_none_is_missed(parts, monkeypatch):
     model, pre, image = parts
-    samples = [pre(image, 'Vessel?'), pre(image.crop((0, 0, 150, 60)), 'And where is the catheter tip?'), pre(image, 'Vessel?')]
+    samples = [
+        pre(image, 'Vessel?'),
+        pre(image.crop((0, 0, 150, 60)), 'And where is the catheter tip?'),
+        pre(image, 'Vessel?'),
+    ]
     batch = pre.collate(samples)
     shapes = []
     handle = model.mllm.language_model.register_forward_pre_hook(

@@ -37,8 +37,11 @@ def loss_and_gradients(model: Sa2VADPOModel, data: dict) -> tuple[float, dict[st
     losses = model(**data, mode='loss')
     loss = sum(value for name, value in losses.items() if 'loss' in name)
     loss.backward()
-    return loss.item(), {name.replace('.base_layer.', '.'): p.grad.float().clone() for name, p in model.named_parameters()
-                         if p.grad is not None}
+    return loss.item(), {
+        name.replace('.base_layer.', '.'): p.grad.float().clone()
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
 
 
 def assert_same(first, second, tolerance):

@@ -92,7 +92,18 @@ def test_the_real_key_list_matches_in_full(shared_dir):
 
 def test_video_memory_is_157_tensors():
     config = RELEASED['Sa2VA-1B']
-    carried = [k for k in released_shapes(config) if k.split('sam2_model.')[-1].split('.')[0] in
-               ('memory_attention', 'memory_encoder', 'maskmem_tpos_enc', 'no_mem_pos_enc', 'no_obj_ptr', 'obj_ptr_proj',
-                'mask_downsample')]
+    carried = [
+        k
+        for k in released_shapes(config)
+        if k.split('sam2_model.')[-1].split('.')[0]
+        in (
+            'memory_attention',
+            'memory_encoder',
+            'maskmem_tpos_enc',
+            'no_mem_pos_enc',
+            'no_obj_ptr',
+            'obj_ptr_proj',
+            'mask_downsample',
+        )
+    ]
     assert len(carried) == VIDEO_ONLY

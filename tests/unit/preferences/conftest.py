@@ -94,7 +94,9 @@ def folders(tmp_path):
         stem = f'Bild ({i // 2}) ä^{"LR"[i % 2]}' if i < 2 else f'scan_{i // 2:02}{"LR"[i % 2]}'
         Image.fromarray(image).save(tmp_path / 'images' / f'{stem}.{"png" if i % 2 else "tif"}')
         Image.fromarray(gt.astype(np.uint8) * 255).save(tmp_path / 'gt' / f'{stem}_mask.png')
-        Image.fromarray(cv2.dilate(gt.astype(np.uint8) * 255, np.ones((2, 2)))).save(tmp_path / 'pred/good' / f'{stem}.png')
+        Image.fromarray(cv2.dilate(gt.astype(np.uint8) * 255, np.ones((2, 2)))).save(
+            tmp_path / 'pred/good' / f'{stem}.png'
+        )
         Image.fromarray(np.roll(gt, 5, 1).astype(np.uint8)).save(tmp_path / 'pred/bad' / f'{stem}_gt.bmp')
     return SimpleNamespace(root=tmp_path, images=str(tmp_path / 'images'), gt=str(tmp_path / 'gt'),
                            pred=str(tmp_path / 'pred'), out=str(tmp_path / 'out'))

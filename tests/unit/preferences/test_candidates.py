@@ -35,7 +35,9 @@ def test_near_duplicates_are_left_out_and_counted():
 
 def test_only_as_many_as_needed_are_computed():
     log = []
-    kept, _ = pick_distinct(proposals('first', [60], log), [(1, proposals('a', range(1, 40, 2), log))], 4, 0.99, CONTEXT)
+    kept, _ = pick_distinct(
+        proposals('first', [60], log), [(1, proposals('a', range(1, 40, 2), log))], 4, 0.99, CONTEXT
+    )
     assert len(kept) == 4 and len(log) == 4 and kept[0].source == 'first:60'
 
 
@@ -66,7 +68,9 @@ def test_order_is_that_of_the_seed_and_the_image():
 
 def test_streams_are_independent():
     assert generator(0, 'a', 'b').random() == generator(0, 'a', 'b').random()
-    assert len({generator(*labels).random() for labels in ((0, 'a', 'b'), (0, 'a', 'c'), (1, 'a', 'b'), (0, 'ab'))}) == 4
+    assert (
+        len({generator(*labels).random() for labels in ((0, 'a', 'b'), (0, 'a', 'c'), (1, 'a', 'b'), (0, 'ab'))}) == 4
+    )
 
 
 def test_candidates_of_masks_have_no_predicted_iou():

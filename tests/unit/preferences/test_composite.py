@@ -66,8 +66,17 @@ def test_every_component_is_a_pair_of_its_own():
 
 
 def config(folders, **more):
-    return GenerateConfig(mode='generate', val_fraction=0.0, test_fraction=0.0, images_dir=folders.images, gt_dir=folders.gt, output_dir=folders.out,
-                          model_path=folders.images, min_iou_gap=0.0, **more)
+    return GenerateConfig(
+        mode='generate',
+        val_fraction=0.0,
+        test_fraction=0.0,
+        images_dir=folders.images,
+        gt_dir=folders.gt,
+        output_dir=folders.out,
+        model_path=folders.images,
+        min_iou_gap=0.0,
+        **more,
+    )
 
 
 def test_mining_by_cells_puts_the_composite_against_every_candidate(folders, policy, preprocessor):
@@ -112,6 +121,8 @@ def test_picks_by_cell_and_their_errors(folders, policy, preprocessor):
     generate_pairs(config(folders, cells=4, judge=(dict(type='Pick', wrong=0.0),)), policy, preprocessor)
     right = read_pairs(f'{folders.out}/dpo_annotations.json', folders.out)
     assert all(record.extra['chosen_score'] == 1 and record.extra['rejected_score'] == 0 for record in right)
-    generate_pairs(config(folders, cells=4, judge=(dict(type='Pick', wrong=0.5),)), policy, preprocessor, overwrite=True)
+    generate_pairs(
+        config(folders, cells=4, judge=(dict(type='Pick', wrong=0.5),)), policy, preprocessor, overwrite=True
+    )
     wrong = read_pairs(f'{folders.out}/dpo_annotations.json', folders.out)
     assert np.mean([r.chosen_iou for r in wrong]) < np.mean([r.chosen_iou for r in right]) - 0.01

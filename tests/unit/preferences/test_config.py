@@ -68,10 +68,18 @@ def test_fractions_by_default():
     assert (config.val_fraction, config.test_fraction) == (0.1, 0.2)
     config = GenerateConfig(**{**GOOD, 'gt_dir': None}, judge=('Agreement',))
     assert (config.val_fraction, config.test_fraction) == (0, 0)
-    assert GenerateConfig(**GOOD).fingerprint([]) == GenerateConfig(**GOOD, val_fraction=0.1, test_fraction=0.2).fingerprint([])
+    assert GenerateConfig(**GOOD).fingerprint([]) == GenerateConfig(
+        **GOOD, val_fraction=0.1, test_fraction=0.2
+    ).fingerprint([])
 
 
 def test_weights():
-    config = GenerateConfig(**GOOD, sources=('Views=2.5', 'Prompts', dict(type='Thresholds', weight=3, probabilities=(0.4,))))
-    assert [(w, type(s).__name__) for w, s in config.build_sources()] == [(2.5, 'Views'), (1, 'Prompts'), (3, 'Thresholds')]
+    config = GenerateConfig(
+        **GOOD, sources=('Views=2.5', 'Prompts', dict(type='Thresholds', weight=3, probabilities=(0.4,)))
+    )
+    assert [(w, type(s).__name__) for w, s in config.build_sources()] == [
+        (2.5, 'Views'),
+        (1, 'Prompts'),
+        (3, 'Thresholds'),
+    ]
     assert [w for w, _ in GenerateConfig(**GOOD, judge=('IoU=1', 'ClDice=3')).build_judge().judges] == [0.25, 0.75]

@@ -14,7 +14,11 @@ def root(tmp_path):
     rng = np.random.default_rng(0)
     records = []
     for i in range(20):
-        names = dict(image=f'images/ä {i}.png', chosen_mask=f'masks/{i}_chosen_0_1.png', rejected_mask=f'masks/{i}_rejected_0_1.png')
+        names = dict(
+            image=f'images/ä {i}.png',
+            chosen_mask=f'masks/{i}_chosen_0_1.png',
+            rejected_mask=f'masks/{i}_rejected_0_1.png',
+        )
         for name in names.values():
             write_mask(tmp_path / name, rng.random((12, 16)) > 0.5)
         records.append(PairRecord(**names, chosen_iou=0.8, rejected_iou=0.5, iou_gap=0.3, prompt='<image>Please.',

@@ -30,7 +30,9 @@ def run(folders, policy, preprocessor):
 
 @pytest.fixture
 def disk(run, folders):
-    return lambda **changes: run(**{**dict(mode='from_predictions', images_dir=folders.pred, model_path=None), **changes})
+    return lambda **changes: run(
+        **{**dict(mode='from_predictions', images_dir=folders.pred, model_path=None), **changes}
+    )
 
 
 def contents(folder):
@@ -45,7 +47,9 @@ def test_pairs_are_true(run, folders):
     records = read_pairs(root / 'dpo_annotations.json', root)
     assert len(records) == report['train_pairs'] > 20 and report['greedy_iou'] < report['best_candidate_iou']
     for record in records:
-        gt, chosen, rejected = (read_mask(root / name) for name in (record.gt_mask, record.chosen_mask, record.rejected_mask))
+        gt, chosen, rejected = (
+            read_mask(root / name) for name in (record.gt_mask, record.chosen_mask, record.rejected_mask)
+        )
         with Image.open(root / record.chosen_mask) as image:
             assert image.mode == 'L' and image.size == Image.open(root / record.image).size
             assert set(np.unique(np.asarray(image))) <= {0, 255}
@@ -98,7 +102,9 @@ def test_by_default_validation_and_test_patients_are_held_out(run, disk, folders
     for index, make in enumerate((run, disk)):
         root = folders.root / f'default{index}'
         report = make(output_dir=str(root), val_fraction=None, test_fraction=None)
-        pairs, val_pairs = (read_pairs(root / name, root) for name in ('dpo_annotations.json', 'dpo_annotations_val.json'))
+        pairs, val_pairs = (
+            read_pairs(root / name, root) for name in ('dpo_annotations.json', 'dpo_annotations_val.json')
+        )
         val, test = (read_segs(root / name, root) for name in ('val_annotations.json', 'test_annotations.json'))
         stems = [{Path(r.image).stem for r in records} for records in (pairs, val_pairs, val, test)]
         assert len(stems[2]) == len(stems[3]) == 2 and stems[1] <= stems[2] and not stems[2] & stems[3]
@@ -106,7 +112,9 @@ def test_by_default_validation_and_test_patients_are_held_out(run, disk, folders
         assert sum(map(len, patients)) == len(set.union(*patients)) == 4
         assert not [path for path in (root / 'masks').iterdir() if any(path.name.startswith(stem) for stem in stems[3])]
         for record in test:
-            assert np.array_equal(read_mask(root / record.mask), read_mask(Path(folders.gt) / f'{Path(record.image).stem}_mask.png'))
+            assert np.array_equal(
+                read_mask(root / record.mask), read_mask(Path(folders.gt) / f'{Path(record.image).stem}_mask.png')
+            )
             assert (root / record.image).read_bytes() == (Path(folders.images) / Path(record.image).name).read_bytes()
         assert report['split'] == dict(train=dict(patients=2, images=4), val=dict(patients=1, images=2),
                                        test=dict(patients=1, images=2))
@@ -119,7 +127,9 @@ def test_by_default_validation_and_test_patients_are_held_out(run, disk, folders
 def test_switched_off_nothing_is_held_out(run, folders):
     report = run()
     assert report['split']['train'] == dict(patients=4, images=8)
-    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(contents(folders.out))
+    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(
+        contents(folders.out)
+    )
 
 
 @pytest.mark.parametrize('fractions', [{}, dict(val_fraction=0.5)])
@@ -128,7 +138,9 @@ def test_too_few_patients_are_said_and_all_are_trained_on(run, folders, capsys, 
     assert report['split']['train'] == dict(patients=1, images=8) and report['train_pairs'] > 20
     assert any('too few to hold out validation and test' in text for text in report['warnings'])
     assert 'too few to hold out' in capsys.readouterr().out
-    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(contents(folders.out))
+    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(
+        contents(folders.out)
+    )
 
 
 def test_a_copy_of_a_test_image_is_not_trained_on(run, folders):
@@ -196,7 +208,9 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(run, folders, tmp_path, mo
     (out / 'masks').mkdir(exist_ok=True)
     (out / 'masks' / '.123-0123456789ab.part').write_bytes(b'half')
     before, again = list(done), []
-    monkeypatch.setattr(Miner, 'mine', lambda self, item, pixels: again.append(item.image.name) or mine(self, item, pixels))
+    monkeypatch.setattr(
+        Miner, 'mine', lambda self, item, pixels: again.append(item.image.name) or mine(self, item, pixels)
+    )
     run(val_fraction=0.3, test_fraction=0.2)
     assert contents(out) == contents(tmp_path / 'whole')
     assert not set(before) & set(again) and len(before) + len(again) == 8
@@ -333,8 +347,12 @@ def test_without_ground_truth(run, folders, judge):
 
 def test_without_ground_truth_nothing_is_held_out_unless_asked(run, folders):
     report = run(gt_dir=None, judge=('Agreement',), val_fraction=None, test_fraction=None, min_iou_gap=0.0)
-    assert report['split']['train']['images'] == 8 and any('no patient is held out' in text for text in report['warnings'])
-    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(contents(folders.out))
+    assert report['split']['train']['images'] == 8 and any(
+        'no patient is held out' in text for text in report['warnings']
+    )
+    assert not {'val_annotations.json', 'test_annotations.json', 'dpo_annotations_val.json'} & set(
+        contents(folders.out)
+    )
 
 
 def test_linked_images(run, folders):
@@ -384,7 +402,9 @@ def test_sizes_and_probability_maps(disk, folders):
         stem = gt_path.stem.removesuffix('_mask')
         grey = Image.fromarray((40 + 170 * gt).astype(np.uint8)).resize((gt.shape[1] // 2, gt.shape[0] // 2), Image.BOX)
         grey.save(maps / f'{stem}.png')
-        Image.fromarray(gt.astype(np.uint8) * 255).resize((gt.shape[1] * 2, gt.shape[0] * 2), Image.NEAREST).save(big / f'{stem}.png')
+        Image.fromarray(gt.astype(np.uint8) * 255).resize((gt.shape[1] * 2, gt.shape[0] * 2), Image.NEAREST).save(
+            big / f'{stem}.png'
+        )
     report = disk(pairing='BestVsWorst')
     wins = report['win_rates']
     assert wins['prediction:big']['wins'] == 8 and report['best_candidate_iou'] == 1.0
@@ -438,30 +458,59 @@ MALFORMED = {
     'images folder is a file': (lambda f: (shutil.rmtree(f.images), _write(f.images)), {}, 'no such folder'),
     'no gt folder': (lambda f: shutil.rmtree(f.gt), {}, 'gt: no such folder'),
     'empty gt folder': (lambda f: [p.unlink() for p in Path(f.gt).iterdir()], {}, 'holds no image'),
-    'gt fits nothing': (lambda f: [p.rename(p.with_name('x' + p.name)) for p in list(Path(f.gt).iterdir())], {},
-                        'no ground truth fits'),
+    'gt fits nothing': (
+        lambda f: [p.rename(p.with_name('x' + p.name)) for p in list(Path(f.gt).iterdir())],
+        {},
+        'no ground truth fits',
+    ),
     'gt of another size': (lambda f: _resize(_first(f.gt)), {}, 'must have the size'),
     'corrupt image': (lambda f: _first(f.images).write_bytes(b'\x89PNG\r\n\x1a\nxx'), {}, 'cannot be read'),
     'empty gt file': (lambda f: _first(f.gt).write_bytes(b''), {}, 'cannot be read'),
-    'two gt for one image': (lambda f: shutil.copy(Path(f.gt, 'scan_02L_mask.png'), Path(f.gt, 'scan_02L.png')), {},
-                             'same image'),
-    'two images of one stem': (lambda f: shutil.copy(Path(f.images, 'scan_02L.tif'), Path(f.images, 'scan_02L.bmp')), {},
-                               'same stem'),
-    'group_regex is no expression': (lambda f: None, dict(group_regex='(', val_fraction=0.5), 'not a regular expression'),
+    'two gt for one image': (
+        lambda f: shutil.copy(Path(f.gt, 'scan_02L_mask.png'), Path(f.gt, 'scan_02L.png')),
+        {},
+        'same image',
+    ),
+    'two images of one stem': (
+        lambda f: shutil.copy(Path(f.images, 'scan_02L.tif'), Path(f.images, 'scan_02L.bmp')),
+        {},
+        'same stem',
+    ),
+    'group_regex is no expression': (
+        lambda f: None,
+        dict(group_regex='(', val_fraction=0.5),
+        'not a regular expression',
+    ),
     'group_regex does not match': (lambda f: None, dict(group_regex=r'^case', val_fraction=0.5), 'does not match'),
     'output is a file': (lambda f: _write(f.out), {}, 'is a file'),
-    'output holds a foreign annotation file': (lambda f: _write(Path(f.out, 'dpo_annotations.json'), b'[]'), {}, 'did not make'),
+    'output holds a foreign annotation file': (
+        lambda f: _write(Path(f.out, 'dpo_annotations.json'), b'[]'),
+        {},
+        'did not make',
+    ),
     'output holds a broken report': (lambda f: _write(Path(f.out, 'generation_report.json'), b'{'), {}, '--overwrite'),
     'output under a file': (lambda f: _write(Path(f.out)), dict(output_dir='below'), 'cannot be written'),
     'no predictions folder': (lambda f: shutil.rmtree(f.pred), dict(mode='from_predictions'), 'no such folder'),
-    'one method only': (lambda f: shutil.rmtree(Path(f.pred, 'bad')), dict(mode='from_predictions'), '1 method folders'),
-    'predictions without sub-folders': (lambda f: [shutil.rmtree(p) for p in Path(f.pred).iterdir()],
-                                        dict(mode='from_predictions'), '0 method folders'),
-    'empty method folder': (lambda f: [p.unlink() for p in Path(f.pred, 'bad').iterdir()], dict(mode='from_predictions'),
-                            'bad: holds no image'),
-    'two predictions of one image': (lambda f: shutil.copy(Path(f.pred, 'good', 'scan_02L.png'),
-                                                           Path(f.pred, 'good', 'scan_02L_gt.png')),
-                                     dict(mode='from_predictions'), 'same image'),
+    'one method only': (
+        lambda f: shutil.rmtree(Path(f.pred, 'bad')),
+        dict(mode='from_predictions'),
+        '1 method folders',
+    ),
+    'predictions without sub-folders': (
+        lambda f: [shutil.rmtree(p) for p in Path(f.pred).iterdir()],
+        dict(mode='from_predictions'),
+        '0 method folders',
+    ),
+    'empty method folder': (
+        lambda f: [p.unlink() for p in Path(f.pred, 'bad').iterdir()],
+        dict(mode='from_predictions'),
+        'bad: holds no image',
+    ),
+    'two predictions of one image': (
+        lambda f: shutil.copy(Path(f.pred, 'good', 'scan_02L.png'), Path(f.pred, 'good', 'scan_02L_gt.png')),
+        dict(mode='from_predictions'),
+        'same image',
+    ),
     'no original images': (lambda f: shutil.rmtree(f.images), dict(mode='from_predictions'), '--source_images_dir'),
 }
 
@@ -509,7 +558,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run, folders, monkeyp
 
 
 def test_image_folder_reported_in_from_predictions(folders):
-    config = GenerateConfig(mode='from_predictions', images_dir='p', gt_dir=str(Path(folders.root, 'gt')), output_dir='o')
+    config = GenerateConfig(
+        mode='from_predictions', images_dir='p', gt_dir=str(Path(folders.root, 'gt')), output_dir='o'
+    )
     assert generate._image_folder(config) == Path(folders.images)
 
 
@@ -522,8 +573,11 @@ def test_a_second_generator_in_the_same_folder_is_refused_while_the_first_writes
     def mining(self, item, pixels):
         if not messages:
             # Another process, in the middle of this run.
-            other = subprocess.run([sys.executable, '-c', f'from sa2va_dpo.common.ownership import lock; lock({folders.out!r}, "pairs")'],
-                                   capture_output=True, text=True)
+            other = subprocess.run(
+                [sys.executable, '-c', f'from sa2va_dpo.common.ownership import lock; lock({folders.out!r}, "pairs")'],
+                capture_output=True,
+                text=True,
+            )
             messages.append(other.stderr.splitlines()[-1])
         return mine(self, item, pixels)
 

@@ -34,14 +34,24 @@ def test_when_a_judge_is_trusted():
 
 
 def test_agreement_leaves_the_ground_truth_out():
-    candidates = [dict(source='ground_truth', iou=1.0, compared=dict(A=0.0)), dict(source='greedy', iou=0.5, compared=dict(A=0.5)),
-                  dict(source='view:hflip', iou=0.6, compared=dict(A=0.7))]
+    candidates = [
+        dict(source='ground_truth', iou=1.0, compared=dict(A=0.0)),
+        dict(source='greedy', iou=0.5, compared=dict(A=0.5)),
+        dict(source='view:hflip', iou=0.6, compared=dict(A=0.7)),
+    ]
     assert agreement_of_entries([dict(candidates=candidates)])['A'].tau == 1
 
 
 def config(folders, **more):
-    return GenerateConfig(mode='generate', val_fraction=0.0, test_fraction=0.0, images_dir=folders.images, output_dir=folders.out, model_path=folders.images,
-                          **{'gt_dir': folders.gt, **more})
+    return GenerateConfig(
+        mode='generate',
+        val_fraction=0.0,
+        test_fraction=0.0,
+        images_dir=folders.images,
+        output_dir=folders.out,
+        model_path=folders.images,
+        **{'gt_dir': folders.gt, **more},
+    )
 
 
 def test_compared_judges_decide_nothing(folders, policy, preprocessor):
@@ -76,7 +86,9 @@ def test_candidates_for_people(folders, policy, preprocessor, tmp_path):
     calls = policy.decoder_calls
     assert make_candidates(settings, images, policy, preprocessor) == report and policy.decoder_calls == calls
     with pytest.raises(InputError, match='made with other settings'):
-        make_candidates(config(folders, gt_dir=None, judge=('PredictedIoU',), num_samples=3), images, policy, preprocessor)
+        make_candidates(
+            config(folders, gt_dir=None, judge=('PredictedIoU',), num_samples=3), images, policy, preprocessor
+        )
 
 
 def test_no_pair_is_a_result_where_it_is_allowed(folders, policy, preprocessor):

@@ -20,7 +20,9 @@ def entry(name, records, candidates=((0.5, 'greedy'), (0.7, 'view:hflip')), **mo
 
 
 def config(**changes):
-    return SimpleNamespace(**{**dict(min_iou_gap=0.2, num_samples=2, mode='generate', gt_dir='gt', val_fraction=0.0), **changes})
+    return SimpleNamespace(
+        **{**dict(min_iou_gap=0.2, num_samples=2, mode='generate', gt_dir='gt', val_fraction=0.0), **changes}
+    )
 
 
 def test_figures():

@@ -54,8 +54,11 @@ def test_thresholds_nest_and_hypotheses_are_ranked(sampler):
 
 
 def test_flipped_view_of_a_symmetric_policy_is_the_same_mask(sampler):
-    """The fake policy has no handedness, so undoing the flip must give the plain mask (up to rounding of the resize)."""
-    plain, flipped, turned = (mask for mask, _ in sampler.masks([Request(), Request(view='hflip'), Request(view='rot180')]))
+    """The fake policy has no handedness, so undoing the flip must give the plain mask (up to rounding of the
+    resize)."""
+    plain, flipped, turned = (
+        mask for mask, _ in sampler.masks([Request(), Request(view='hflip'), Request(view='rot180')])
+    )
     assert (plain != flipped).mean() < 0.02 and (plain != turned).mean() < 0.02
     assert (plain != np.fliplr(plain)).mean() > 0.1
 
@@ -67,7 +70,8 @@ def test_other_prompt(sampler, policy):
 
 
 def test_mirrored_views_come_from_what_is_cached(policy, preprocessor, drawing):
-    """What the sample of a mirrored view holds is used as it is; other views, questions and checkpoints are computed."""
+    """What the sample of a mirrored view holds is used as it is; other views, questions and checkpoints are
+    computed."""
     image, _ = drawing
     asked = []
 
@@ -78,7 +82,9 @@ def test_mirrored_views_come_from_what_is_cached(policy, preprocessor, drawing):
 
     plain = PolicySampler(Policies(None, 'cpu', policy, preprocessor), image, 'x', 'q', 0)
     cached = PolicySampler(Policies(None, 'cpu', policy, preprocessor), image, 'x', 'q', 0, frozen)
-    requests = [Request(view=view) for view in ('identity', 'hflip', 'vflip', 'rot180', 'rot90')] + [Request(prompt='other')]
+    requests = [Request(view=view) for view in ('identity', 'hflip', 'vflip', 'rot180', 'rot90')] + [
+        Request(prompt='other')
+    ]
     for (mask, iou), (expected, expected_iou) in zip(cached.masks(requests), plain.masks(requests), strict=True):
         assert np.array_equal(mask, expected) and iou == expected_iou
     assert asked == [(False, False), (True, False), (False, True), (True, True)]

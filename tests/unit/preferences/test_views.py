@@ -17,7 +17,9 @@ def test_what_is_shown_comes_back_exactly(name, size):
 
 def test_views_show_different_pictures():
     image = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
-    shown = {name: b'|'.join(np.ascontiguousarray(p).tobytes() for p in view.images(image)) for name, view in VIEWS.items()}
+    shown = {
+        name: b'|'.join(np.ascontiguousarray(p).tobytes() for p in view.images(image)) for name, view in VIEWS.items()
+    }
     assert len(set(shown.values())) == len(VIEWS)
 
 

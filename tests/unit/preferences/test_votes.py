@@ -106,7 +106,9 @@ def test_wrong_picks_are_as_frequent_as_said_and_always_the_same():
     assert share[1] == pytest.approx(0.7, abs=0.06) and share[0] == pytest.approx(0.15, abs=0.05)
     other = [int(np.argmax(Pick(0.3).scores(candidates, evidence(gt, f'i{k}', seed=1)))) for k in range(600)]
     assert other != picks
-    assert Mixture([(1, Pick(1.0))]).pick([0.1, 0.9], evidence(gt), 'cell 0 0') == 0, 'also where it decides cell by cell'
+    assert Mixture([(1, Pick(1.0))]).pick([0.1, 0.9], evidence(gt), 'cell 0 0') == 0, (
+        'also where it decides cell by cell'
+    )
 
 
 def test_judges_that_ask_the_policy_need_one(folders):

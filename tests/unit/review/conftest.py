@@ -21,10 +21,20 @@ def data_root(tmp_path):
         for k in range(3):
             cv2.imwrite(str(root / f'masks/{stem}_{k}.png'), (rng.random((8, 10)) > 0.5).astype(np.uint8) * 255)
     records = [
-        PairRecord(f'images/{stem}.png', f'masks/{stem}_{w}.png', f'masks/{stem}_{x}.png', 0.8, low, round(0.8 - low, 6),
-                   '<image>Please segment the blood vessels.', 'greedy', 'threshold:0.9',
-                   extra=dict(chosen_dice=0.9, rejected_dice=0.6, chosen_agreement=0.75, rejected_over_segments=True))
-        for stem, w, x, low in (('a', 0, 1, 0.6), ('a', 0, 2, 0.5), ('b', 0, 1, 0.4))]
+        PairRecord(
+            f'images/{stem}.png',
+            f'masks/{stem}_{w}.png',
+            f'masks/{stem}_{x}.png',
+            0.8,
+            low,
+            round(0.8 - low, 6),
+            '<image>Please segment the blood vessels.',
+            'greedy',
+            'threshold:0.9',
+            extra=dict(chosen_dice=0.9, rejected_dice=0.6, chosen_agreement=0.75, rejected_over_segments=True),
+        )
+        for stem, w, x, low in (('a', 0, 1, 0.6), ('a', 0, 2, 0.5), ('b', 0, 1, 0.4))
+    ]
     write_pairs(root / 'dpo_annotations.json', records)
     return root
 
@@ -36,7 +46,8 @@ def review(data_root):
 
 @pytest.fixture
 def decide():
-    """(review set, reviewer, decisions in the order of the pairs, None for none) -> nothing; they are in the journal."""
+    """(review set, reviewer, decisions in the order of the pairs, None for none) -> nothing; they are in the
+    journal."""
 
     def write(review, reviewer, decisions):
         with Journal(review, reviewer) as journal:
@@ -62,9 +73,20 @@ def pick_root(tmp_path):
             masks[3] = masks[1]
         for k, mask in enumerate(masks):
             cv2.imwrite(str(root / f'candidates/{stem}_{k}.png'), mask.astype(np.uint8) * 255)
-        content.append(dict(image=f'images/{stem}.png', prompt='<image>Please segment the blood vessels.', candidates=[
-            dict(mask=f'candidates/{stem}_{k}.png', source=('greedy', 'flip', 'threshold:0.4', 'prompt')[k], predicted_iou=0.8)
-            for k in range(count)]))
+        content.append(
+            dict(
+                image=f'images/{stem}.png',
+                prompt='<image>Please segment the blood vessels.',
+                candidates=[
+                    dict(
+                        mask=f'candidates/{stem}_{k}.png',
+                        source=('greedy', 'flip', 'threshold:0.4', 'prompt')[k],
+                        predicted_iou=0.8,
+                    )
+                    for k in range(count)
+                ],
+            )
+        )
     content[0]['disagreement'] = 0.2
     (root / 'candidates.json').write_text(json.dumps(content))
     return root

@@ -81,9 +81,24 @@ def test_the_token_opens_the_front_door_only(server, path):
     assert server.visits == 0
 
 
-@pytest.mark.parametrize('host', [
-    [], ['evil.example'], ['evil.example:7860'], ['127.0.0.1'], ['127.0.0.1:7861'], ['127.0.0.1.evil.example:7860'], [HOST, HOST],
-    [HOST, 'evil.example'], ['0.0.0.0:7860'], ['169.254.0.1:7860'], [''], ['user@127.0.0.1:7860'], ['[::1]:7860']])
+@pytest.mark.parametrize(
+    'host',
+    [
+        [],
+        ['evil.example'],
+        ['evil.example:7860'],
+        ['127.0.0.1'],
+        ['127.0.0.1:7861'],
+        ['127.0.0.1.evil.example:7860'],
+        [HOST, HOST],
+        [HOST, 'evil.example'],
+        ['0.0.0.0:7860'],
+        ['169.254.0.1:7860'],
+        [''],
+        ['user@127.0.0.1:7860'],
+        ['[::1]:7860'],
+    ],
+)
 def test_another_host_is_refused_also_with_the_cookie(server, host):
     cookie, visits = server.enter(), server.visits
     status, headers, _ = server.ask('/api/set', headers=[*(('host', name) for name in host), ('cookie', cookie)])
@@ -112,10 +127,18 @@ def test_a_decision_needs_an_origin_and_json(server):
     base = [('host', HOST), ('cookie', cookie)]
     own = [('origin', f'http://{HOST}')]
     assert server.ask('/api/decide', 'POST', headers=[*base, ('content-type', 'application/json')])[0] == 403
-    for kind in ('text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/jsonx'):
+    for kind in (
+        'text/plain',
+        'application/x-www-form-urlencoded',
+        'multipart/form-data; boundary=x',
+        'application/jsonx',
+    ):
         assert server.ask('/api/decide', 'POST', headers=[*base, *own, ('content-type', kind)])[0] == 415
     assert server.ask('/api/decide', 'POST', headers=[*base, *own])[0] == 415
-    assert server.ask('/api/decide', 'POST', headers=[*base, *own, ('content-type', 'application/json; charset=utf-8')])[0] == 200
+    assert (
+        server.ask('/api/decide', 'POST', headers=[*base, *own, ('content-type', 'application/json; charset=utf-8')])[0]
+        == 200
+    )
 
 
 @pytest.mark.parametrize('method', ['PUT', 'DELETE', 'OPTIONS', 'PATCH', 'TRACE', 'CONNECT'])
@@ -162,5 +185,11 @@ def test_names_of_a_server():
 def test_tokens_and_cookies_are_not_told_by_their_texts():
     keys = Keys()
     cookie, used = keys.redeem(keys.token)
-    assert not used and keys.knows(cookie) and not keys.knows('') and not keys.knows('\udcff') and not keys.knows(cookie[:-1])
+    assert (
+        not used
+        and keys.knows(cookie)
+        and not keys.knows('')
+        and not keys.knows('\udcff')
+        and not keys.knows(cookie[:-1])
+    )
     assert keys.redeem('x') == (None, False)

@@ -52,7 +52,10 @@ def test_a_second_reviewers_merge_keeps_the_first_ones_decisions(review, data_ro
     # And once more: nothing changes.
     before = again.annotations.read_bytes()
     merge(open_set(data_root, 'dpo_annotations.json'), ['A'])
-    assert sorted(merged_by(again)) == sorted([('swap', ['A']), ('accept', ['B'])]) and again.annotations.read_bytes() == before
+    assert (
+        sorted(merged_by(again)) == sorted([('swap', ['A']), ('accept', ['B'])])
+        and again.annotations.read_bytes() == before
+    )
 
 
 def test_a_merge_of_an_earlier_version_is_joined_too(review, data_root, decide):
@@ -132,7 +135,9 @@ with Journal(review, 'A') as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
     journal.decide(ids[2], 'swap')
 '''
-    subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    subprocess.run(
+        [sys.executable, '-c', code], check=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    )
     ids = list(review.records)
     assert read_decisions(review, 'A') == {ids[0]: 'accept', ids[2]: 'swap'}
 

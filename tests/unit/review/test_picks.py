@@ -50,21 +50,28 @@ def test_the_fingerprint_is_of_the_pixels_too(pick_root):
     assert read_candidates(pick_root).fingerprint != before
 
 
-@pytest.mark.parametrize('change, words', [
-    (lambda d: d.clear(), 'empty list'), (lambda d: d.append(3), 'record 3: is a int'),
-    (lambda d: d.append(d[0]), "'images/a.png' stands in the file before"),
-    (lambda d: d[0].pop('prompt'), 'record 0: prompt is None'),
-    (lambda d: d[0].update(image='../a.png'), 'leaves the data root'),
-    (lambda d: d[0].update(image='/etc/passwd'), 'leaves the data root'),
-    (lambda d: d[0].update(image='\ud800'), 'half a surrogate pair'),
-    (lambda d: d[0].update(image='a' * 5000), 'no such file'), (lambda d: d[0].update(image='\x00'), 'image'),
-    (lambda d: d[0].update(candidates=[]), 'at least one mask'), (lambda d: d[0].update(candidates='x'), 'at least one mask'),
-    (lambda d: d[0]['candidates'][1].pop('mask'), 'candidate 1: mask is None'),
-    (lambda d: d[0]['candidates'][1].update(mask='candidates/none.png'), 'no such file'),
-    (lambda d: d[0]['candidates'][0].update(predicted_iou='x'), "predicted_iou is 'x'"),
-    (lambda d: d[0].update(disagreement=float('nan')), 'NaN is not a number'),
-    (lambda d: d[0].update(disagreement=True), 'disagreement is True'),
-    (lambda d: d[0].update(gt_mask=3), 'gt_mask is 3')])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda d: d.clear(), 'empty list'),
+        (lambda d: d.append(3), 'record 3: is a int'),
+        (lambda d: d.append(d[0]), "'images/a.png' stands in the file before"),
+        (lambda d: d[0].pop('prompt'), 'record 0: prompt is None'),
+        (lambda d: d[0].update(image='../a.png'), 'leaves the data root'),
+        (lambda d: d[0].update(image='/etc/passwd'), 'leaves the data root'),
+        (lambda d: d[0].update(image='\ud800'), 'half a surrogate pair'),
+        (lambda d: d[0].update(image='a' * 5000), 'no such file'),
+        (lambda d: d[0].update(image='\x00'), 'image'),
+        (lambda d: d[0].update(candidates=[]), 'at least one mask'),
+        (lambda d: d[0].update(candidates='x'), 'at least one mask'),
+        (lambda d: d[0]['candidates'][1].pop('mask'), 'candidate 1: mask is None'),
+        (lambda d: d[0]['candidates'][1].update(mask='candidates/none.png'), 'no such file'),
+        (lambda d: d[0]['candidates'][0].update(predicted_iou='x'), "predicted_iou is 'x'"),
+        (lambda d: d[0].update(disagreement=float('nan')), 'NaN is not a number'),
+        (lambda d: d[0].update(disagreement=True), 'disagreement is True'),
+        (lambda d: d[0].update(gt_mask=3), 'gt_mask is 3'),
+    ],
+)
 def test_bad_candidates_are_named(pick_root, change, words):
     content = json.loads((pick_root / 'candidates.json').read_text())
     change(content)
@@ -142,7 +149,10 @@ def test_the_last_line_counts_and_a_torn_one_is_forgotten(pick_root):
     path.write_bytes(path.read_bytes() + b'{"image": "images/b.png", "pick": 0')
     assert {image: pick.pick for image, pick in read_picks(pick_root, 'eye').agreed.items()} == {'images/a.png': 2}
     pick_all(pick_root, 'eye', {'images/c.png': 0})
-    assert {image: pick.pick for image, pick in read_picks(pick_root).agreed.items()} == {'images/a.png': 2, 'images/c.png': 0}
+    assert {image: pick.pick for image, pick in read_picks(pick_root).agreed.items()} == {
+        'images/a.png': 2,
+        'images/c.png': 0,
+    }
 
 
 def test_what_is_no_pick_is_refused_and_not_written(pick_root):
@@ -270,10 +280,17 @@ def test_statistics(pick_root):
     pick_all(pick_root, 'B', {'images/a.png': 0})
     facts = pick_statistics(read_picks(pick_root))
     assert (facts['decided'], facts['agreed'], facts['conflicts']) == (3, 2, 1)
-    assert (facts['decisions'], facts['candidate'], facts['composite'], facts['none'], facts['equal']) == (4, 2, 1, 1, 0)
+    assert (facts['decisions'], facts['candidate'], facts['composite'], facts['none'], facts['equal']) == (
+        4,
+        2,
+        1,
+        1,
+        0,
+    )
     assert facts['clicks'] == 8 and facts['seconds'] == 20.5 and facts['seconds_median'] == 3.2
-    assert facts['reviewers']['B'] == dict(decisions=1, candidate=1, composite=0, none=0, equal=0, clicks=1, seconds=2.5,
-                                           seconds_median=2.5)
+    assert facts['reviewers']['B'] == dict(
+        decisions=1, candidate=1, composite=0, none=0, equal=0, clicks=1, seconds=2.5, seconds_median=2.5
+    )
 
 
 def test_nobody_has_picked(pick_root):

@@ -94,7 +94,11 @@ def test_merge_then_change_of_mind(review, data_root, decide):
 
 def test_nothing_decided_or_nothing_left_is_refused_and_nothing_written(review, decide):
     before = review.annotations.read_bytes()
-    for decisions, words in (([], 'decided on no pair'), (['skip'], 'decided on no pair'), (['drop'] * 3, 'dropped every pair')):
+    for decisions, words in (
+        ([], 'decided on no pair'),
+        (['skip'], 'decided on no pair'),
+        (['drop'] * 3, 'dropped every pair'),
+    ):
         decide(review, 'eye', decisions)
         with pytest.raises(InputError, match=words):
             merge(review, ['eye'])
@@ -156,12 +160,20 @@ def test_masks_of_another_size_are_named(review, data_root):
         load(data_root, next(iter(review.records.values())))
 
 
-@pytest.mark.parametrize('argv, words', [
-    (['--reviewer', 'a\x00b'], 'cannot be shown'), (['--reviewer', ' '], '1 to 100 characters'),
-    (['--reviewer', 'a', 'b'], 'one name'), (['--reviewer', 'a', '--export', 'x.json'], 'two different names'),
-    (['--reviewer', 'a', '--merge'], 'no journal'), (['--reviewer', 'a', '--ann_file', '../x.json'], 'without a folder'),
-    (['--reviewer', 'a', '--ann_file', 'none.json'], 'none.json'), (['--reviewer', 'a', '--port', '65536'], '--port'),
-    (['--reviewer', 'a', '--host', 'no such host'], '--host')])
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        (['--reviewer', 'a\x00b'], 'cannot be shown'),
+        (['--reviewer', ' '], '1 to 100 characters'),
+        (['--reviewer', 'a', 'b'], 'one name'),
+        (['--reviewer', 'a', '--export', 'x.json'], 'two different names'),
+        (['--reviewer', 'a', '--merge'], 'no journal'),
+        (['--reviewer', 'a', '--ann_file', '../x.json'], 'without a folder'),
+        (['--reviewer', 'a', '--ann_file', 'none.json'], 'none.json'),
+        (['--reviewer', 'a', '--port', '65536'], '--port'),
+        (['--reviewer', 'a', '--host', 'no such host'], '--host'),
+    ],
+)
 def test_bad_flags_say_what_is_wrong(data_root, argv, words):
     with pytest.raises(InputError, match=words) as error:
         main(['--data_root', str(data_root), *argv])

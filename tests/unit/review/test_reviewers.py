@@ -7,7 +7,20 @@ import pytest
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.review.reviewers import reviewer_key, reviewer_name
 
-NAMES = ['医生1', 'Dr. Müller', '../../etc/passwd', 'best {of} two', 'a/b\\c', 'عين', '👁', 'a' * 65, '..', 'CON:', '%s %d', 'x~y']
+NAMES = [
+    '医生1',
+    'Dr. Müller',
+    '../../etc/passwd',
+    'best {of} two',
+    'a/b\\c',
+    'عين',
+    '👁',
+    'a' * 65,
+    '..',
+    'CON:',
+    '%s %d',
+    'x~y',
+]
 
 
 def test_a_plain_name_is_its_own_key():

@@ -20,7 +20,11 @@ class Client:
 
     def ask(self, method, path, body=None, **headers):
         connection = http.client.HTTPConnection(self.host, int(self.port), timeout=20)
-        own = {'Cookie': getattr(self, 'cookie', ''), 'Origin': f'http://{self.host}:{self.port}', 'Content-Type': 'application/json'}
+        own = {
+            'Cookie': getattr(self, 'cookie', ''),
+            'Origin': f'http://{self.host}:{self.port}',
+            'Content-Type': 'application/json',
+        }
         connection.request(method, path, body=body if body is None or isinstance(body, bytes) else json.dumps(body),
                            headers={**own, **headers})
         answer = connection.getresponse()
@@ -56,7 +60,9 @@ def test_the_job_waits_for_the_last_decision(serving, pick_root):
     client, thread, returned = serving()
     status, headers, content = client.ask('GET', '/api/set')
     items = json.loads(content)['items']
-    assert status == 200 and len(items) == 3 and headers['x-content-type-options'] == 'nosniff' and 'server' not in headers
+    assert (
+        status == 200 and len(items) == 3 and headers['x-content-type-options'] == 'nosniff' and 'server' not in headers
+    )
     for number, item in enumerate(items, 1):
         status, _, content = client.ask('POST', '/api/decide', dict(key=item['key'], pick=0, seconds=1))
         assert (status, json.loads(content)['done']) == (200, number == 3)
@@ -95,15 +101,36 @@ def test_requests_that_are_not_the_pages(serving, pick_root):
         (415, client.ask('POST', '/api/decide', decision, **{'Content-Type': 'text/plain'})),
         (403, client.ask('GET', f'/?token={client.token}', Cookie='')),
         (403, client.ask('GET', '/picture/' + key + '/image', Cookie='')),
-        (400, client.ask('POST', '/api/decide', b'[]')), (400, client.ask('POST', '/api/decide', b'\xff{')),
-        (400, client.ask('POST', '/api/decide', b'[' * 100000)), (413, client.ask('POST', '/api/decide', b' ' * (1 << 21))),
-        (405, client.ask('GET', '/api/decide')), (405, client.ask('POST', '/api/set', {})), (405, client.ask('PUT', '/', b'x')),
-        (404, client.ask('POST', '/upload', {})), (404, client.ask('POST', '/api/note', {})), (404, client.ask('GET', '/docs')),
-        (404, client.ask('GET', '/openapi.json')), (404, client.ask('GET', '/favicon.ico')), (404, client.ask('GET', '/asset/page.html'))]
+        (400, client.ask('POST', '/api/decide', b'[]')),
+        (400, client.ask('POST', '/api/decide', b'\xff{')),
+        (400, client.ask('POST', '/api/decide', b'[' * 100000)),
+        (413, client.ask('POST', '/api/decide', b' ' * (1 << 21))),
+        (405, client.ask('GET', '/api/decide')),
+        (405, client.ask('POST', '/api/set', {})),
+        (405, client.ask('PUT', '/', b'x')),
+        (404, client.ask('POST', '/upload', {})),
+        (404, client.ask('POST', '/api/note', {})),
+        (404, client.ask('GET', '/docs')),
+        (404, client.ask('GET', '/openapi.json')),
+        (404, client.ask('GET', '/favicon.ico')),
+        (404, client.ask('GET', '/asset/page.html')),
+    ]
     assert [found[0] for _, found in refused] == [status for status, _ in refused]
-    for path in ('/asset/../review.css', '/asset/..%2f..%2f..%2fsetup.py', '/asset/%2e%2e/x', f'/picture/{key}/..%2f..%2fcandidates.json',
-                 f'/picture/{key}//etc/passwd', f'/picture/..%2f{key}/image', f'/picture/{key}/image%00', '//etc/passwd', '/./', '/asset/',
-                 '/api/item/..%2f..', f'/api/item/{key}/..', f'/picture/{key}/image/'):
+    for path in (
+        '/asset/../review.css',
+        '/asset/..%2f..%2f..%2fsetup.py',
+        '/asset/%2e%2e/x',
+        f'/picture/{key}/..%2f..%2fcandidates.json',
+        f'/picture/{key}//etc/passwd',
+        f'/picture/..%2f{key}/image',
+        f'/picture/{key}/image%00',
+        '//etc/passwd',
+        '/./',
+        '/asset/',
+        '/api/item/..%2f..',
+        f'/api/item/{key}/..',
+        f'/picture/{key}/image/',
+    ):
         assert client.ask('GET', path)[0] == 404, path
     assert journal.read_bytes() == before
     assert client.ask('GET', f'/picture/{key}/image')[1]['content-type'] == 'image/png'
@@ -132,8 +159,14 @@ def test_a_disk_that_is_full_is_said_and_the_page_goes_on(serving, pick_root, mo
     assert len(read_picks(pick_root).agreed) == 1
 
 
-@pytest.mark.parametrize('settings, words', [
-    (dict(port=70000), '--port 70000'), (dict(host='no such host'), 'cannot be listened on'), (dict(clicks=0), '--clicks 0')])
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        (dict(port=70000), '--port 70000'),
+        (dict(host='no such host'), 'cannot be listened on'),
+        (dict(clicks=0), '--clicks 0'),
+    ],
+)
 def test_bad_settings(pick_root, settings, words):
     with pytest.raises(InputError, match=words):
         serve_picks(pick_root, 'eye', **{'host': '127.0.0.1', 'port': 0, **settings})

@@ -39,7 +39,11 @@ def picking(pick_root):
 
 
 def bits(content, shape):
-    return np.unpackbits(np.frombuffer(gzip.decompress(content), np.uint8))[:shape[0] * shape[1]].reshape(shape).astype(bool)
+    return (
+        np.unpackbits(np.frombuffer(gzip.decompress(content), np.uint8))[: shape[0] * shape[1]]
+        .reshape(shape)
+        .astype(bool)
+    )
 
 
 def key_of(session, image):
@@ -112,10 +116,21 @@ def test_no_path_is_made_of_what_is_asked_for(pairs, picking, part):
             found.item(part)
 
 
-@pytest.mark.parametrize('body', [
-    {}, dict(key='x', decision='drop'), dict(key=['x'], decision='drop'), dict(key=None, decision='drop'),
-    dict(decision='maybe'), dict(decision=['drop']), dict(decision='drop', seconds=-1), dict(decision='drop', seconds='1'),
-    dict(decision='drop', seconds=float('nan')), dict(decision='drop', seconds=True)])
+@pytest.mark.parametrize(
+    'body',
+    [
+        {},
+        dict(key='x', decision='drop'),
+        dict(key=['x'], decision='drop'),
+        dict(key=None, decision='drop'),
+        dict(decision='maybe'),
+        dict(decision=['drop']),
+        dict(decision='drop', seconds=-1),
+        dict(decision='drop', seconds='1'),
+        dict(decision='drop', seconds=float('nan')),
+        dict(decision='drop', seconds=True),
+    ],
+)
 def test_what_makes_no_sense_is_not_recorded(pairs, body):
     key = next(iter(pairs.review.records))
     if body and 'key' not in body:
@@ -145,7 +160,9 @@ def test_the_order_of_candidates_is_shuffled_for_each_image_and_reviewer_and_sta
     orders = {}
     for number in range(40):
         session = picking(f'eye-{number}')
-        orders[number] = [tuple(session.places(image, session.candidates.masks(image))) for image in ('images/b.png', 'images/c.png')]
+        orders[number] = [
+            tuple(session.places(image, session.candidates.masks(image))) for image in ('images/b.png', 'images/c.png')
+        ]
     again = picking('Eye-1'), picking('another')
     assert len({order for both in orders.values() for order in both}) == 6  # all orders of three occur
     assert any(b != c for b, c in orders.values())
@@ -201,7 +218,10 @@ def test_regions_put_together(picking, pick_root):
     for k, mask in enumerate(masks):
         cv2.imwrite(str(pick_root / f'candidates/c_{k}.png'), mask.astype(np.uint8) * 255)
     session = picking()
-    key, places = key_of(session, 'images/c.png'), session.places('images/c.png', session.candidates.masks('images/c.png'))
+    key, places = (
+        key_of(session, 'images/c.png'),
+        session.places('images/c.png', session.candidates.masks('images/c.png')),
+    )
     labels = np.frombuffer(gzip.decompress(session.picture(key, 'regions')[0]), '<i4').reshape(16, 20)
     item = session.item(key)
     assert len(item['codes']) == 3
@@ -221,14 +241,35 @@ def test_regions_put_together(picking, pick_root):
     assert session.journal.picks['images/c.png'].pick == Composite(session.journal.picks['images/c.png'].pick.mask, ())
 
 
-@pytest.mark.parametrize('pick', [
-    None, -1, 3, 1.0, True, '1', [], 'x', dict(regions='x', base=None), dict(regions=[0], base=None), dict(regions=[10 ** 6], base=None),
-    dict(regions=[True], base=None), dict(regions=[], base=9), dict(regions=[], base='0'), dict(base=0)])
+@pytest.mark.parametrize(
+    'pick',
+    [
+        None,
+        -1,
+        3,
+        1.0,
+        True,
+        '1',
+        [],
+        'x',
+        dict(regions='x', base=None),
+        dict(regions=[0], base=None),
+        dict(regions=[10**6], base=None),
+        dict(regions=[True], base=None),
+        dict(regions=[], base=9),
+        dict(regions=[], base='0'),
+        dict(base=0),
+    ],
+)
 def test_a_pick_that_makes_no_sense_is_not_recorded(picking, pick):
     session = picking()
     before = session.journal.path.read_bytes()
-    for body in (dict(key=key_of(session, 'images/b.png'), pick=pick), dict(key=key_of(session, 'images/b.png'), pick=0, clicks=0),
-                 dict(key=[], pick=0), dict(pick=0)):
+    for body in (
+        dict(key=key_of(session, 'images/b.png'), pick=pick),
+        dict(key=key_of(session, 'images/b.png'), pick=0, clicks=0),
+        dict(key=[], pick=0),
+        dict(pick=0),
+    ):
         with pytest.raises(BadRequest):
             session.decide(body)
     assert session.journal.path.read_bytes() == before

@@ -20,7 +20,9 @@ def test_both_languages_say_the_same_things():
         if isinstance(text, str):
             assert places(text) == places(chinese[name]), name
     for group, rows in english['help'].items():
-        assert [len(row) for row in rows] == [len(row) for row in chinese['help'][group]] and set(english['help']) == set(chinese['help'])
+        assert [len(row) for row in rows] == [len(row) for row in chinese['help'][group]] and set(
+            english['help']
+        ) == set(chinese['help'])
 
 
 def test_the_chinese_is_chinese():
@@ -31,7 +33,9 @@ def test_the_chinese_is_chinese():
 @pytest.mark.parametrize('path', sorted(ASSETS.glob('*.js')), ids=lambda path: path.name)
 def test_every_word_that_the_page_says_is_there(path):
     content = path.read_text(encoding='utf-8')
-    said = set(re.findall(r"say\('(\w+)'", content)) | set(re.findall(r"\b(?:tool|grid|style|end|do)_\w+(?=')", content))
+    said = set(re.findall(r"say\('(\w+)'", content)) | set(
+        re.findall(r"\b(?:tool|grid|style|end|do)_\w+(?=')", content)
+    )
     assert said <= set(TABLE['en']), said - set(TABLE['en'])
 
 

@@ -17,8 +17,18 @@ from .settings import JobSettings
 from .state import STATE_FILE, JobState
 
 RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'
-OUTPUTS = ('pairs', 'unlabelled.txt', 'training_config.py', 'test_before', 'test_resized', 'test_after', 'start_hf', TRAINING,
-           'exported_hf', SUMMARY)
+OUTPUTS = (
+    'pairs',
+    'unlabelled.txt',
+    'training_config.py',
+    'test_before',
+    'test_resized',
+    'test_after',
+    'start_hf',
+    TRAINING,
+    'exported_hf',
+    SUMMARY,
+)
 # The record last: a kill on the way leaves files that are still known.
 OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)
 
@@ -58,20 +68,27 @@ def own(settings: JobSettings) -> Iterator[dict | None]:
         made = [name for name in OUTPUTS if os.path.lexists(work_dir / name)]
         if not record.is_file():
             if made:
-                raise InputError(f'{work_dir}: holds {", ".join(made)}, which no {RECORD} explains: choose another --work-dir, or add '
-                                 '--overwrite to remove them')
+                raise InputError(
+                    f'{work_dir}: holds {", ".join(made)}, which no {RECORD} explains: choose another --work-dir, or '
+                    'add --overwrite to remove them'
+                )
         elif changed := ownership.differences(read_json(record, 'add --overwrite', kind=dict), identity):
             if made:
                 more = f' and {len(changed) - 3} more' if len(changed) > 3 else ''
-                raise InputError(f'{work_dir}: holds a job with other settings or files ({"; ".join(changed[:3])}{more}): choose '
-                                 'another --work-dir, or add --overwrite to remove it')
+                raise InputError(
+                    f'{work_dir}: holds a job with other settings or files ({"; ".join(changed[:3])}{more}): choose '
+                    'another --work-dir, or add --overwrite to remove it'
+                )
             # It got no further than its split: nothing is lost.
             clear(work_dir, foreign=False)
         write_json(record, identity)
         other = ownership.read_record(work_dir)
         if other is not None:
-            print(f'{work_dir}: holds a run of kind {other.get("kind")} as well, begun {other.get("since")}: it is left alone, this '
-                  f'job trains in {work_dir / TRAINING}', flush=True)
+            print(
+                f'{work_dir}: holds a run of kind {other.get("kind")} as well, begun {other.get("since")}: it is left '
+                f'alone, this job trains in {work_dir / TRAINING}',
+                flush=True,
+            )
         summary = work_dir / SUMMARY
         finished = summary.is_file() and 'report' in JobState.load(work_dir).done
         yield read_json(summary, 'add --overwrite', kind=dict) if finished else None
@@ -88,6 +105,9 @@ def clear(work_dir: Path, foreign: bool) -> None:
         print(ownership.clear(work_dir), flush=True)
     found = [work_dir / name for name in OURS if os.path.lexists(work_dir / name)]
     if found:
-        print(f'{work_dir}: removing what an earlier job left there: ' + ', '.join(path.name for path in found), flush=True)
+        print(
+            f'{work_dir}: removing what an earlier job left there: ' + ', '.join(path.name for path in found),
+            flush=True,
+        )
     for path in found:
         remove(path)

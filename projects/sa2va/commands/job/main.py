@@ -1,7 +1,7 @@
 """The main job end to end: data, pairs, training, test before and after, export, verdict.
 
-Every stage is the same code that the guide's separate commands run, and every stage can be interrupted: the same command
-again goes on where it stopped.
+Every stage is the same code that the guide's separate commands run, and every stage can be interrupted: the same
+command again goes on where it stopped.
 """
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         source = f'pairs {settings.pairs}' if settings.pairs else f'images {settings.images or "drawn demo set"}'
         say(f'model {settings.model}, {source}, config {settings.config}')
         if settings.pairs is None and not settings.mines_in_rounds:
-            print('every training image has a mask: supervised training on them is worth about as much (docs/when.md); preferences '
-                  'earn their place on images without: --unlabelled', flush=True)
+            print(
+                'every training image has a mask: supervised training on them is worth about as much (docs/when.md); '
+                'preferences earn their place on images without: --unlabelled',
+                flush=True,
+            )
         try:
             return conclude(run_stages(settings))
         except PeopleWanted as wanted:

@@ -30,19 +30,38 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         state.train_pairs, state.train_images = len(records), len({record.image for record in records})
         say(f'preference pairs that exist: {state.train_pairs} of {state.train_images} images in {root}')
         state.pairs = str(root)
-        state.validates = (root / VAL_FILE).is_file() and bool(read_json(root / VAL_FILE, 'generate the pairs again', kind=list))
+        state.validates = (root / VAL_FILE).is_file() and bool(
+            read_json(root / VAL_FILE, 'generate the pairs again', kind=list)
+        )
         if not state.validates:
-            print(f'{root / VAL_FILE}: names no image: training runs without validation, and the last checkpoint is taken unseen', flush=True)
+            print(
+                f'{root / VAL_FILE}: names no image: training runs without validation, and the last checkpoint is '
+                f'taken unseen',
+                flush=True,
+            )
         return state
     say(f'preference pairs from {len(state.images)} images')
     root = settings.work_dir / 'pairs'
     asked: dict[str, Any] = {'prompt': settings.prompt} if settings.prompt else {}
-    report = generate_pairs(GenerateConfig(
-        mode='generate', images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
-        model_path=state.start, num_samples=settings.num_samples, min_iou_gap=settings.min_iou_gap,
-        max_pairs_per_image=settings.max_pairs_per_image, val_fraction=settings.val_fraction, test_fraction=0.0, seed=settings.seed,
-        group_regex=settings.group_regex, include_gt=settings.gt_candidate,
-        **asked), images=[Path(item.image) for item in state.images])
+    report = generate_pairs(
+        GenerateConfig(
+            mode='generate',
+            images_dir=str(Path(state.images[0].image).parent),
+            gt_dir=state.gt_dir,
+            output_dir=str(root),
+            model_path=state.start,
+            num_samples=settings.num_samples,
+            min_iou_gap=settings.min_iou_gap,
+            max_pairs_per_image=settings.max_pairs_per_image,
+            val_fraction=settings.val_fraction,
+            test_fraction=0.0,
+            seed=settings.seed,
+            group_regex=settings.group_regex,
+            include_gt=settings.gt_candidate,
+            **asked,
+        ),
+        images=[Path(item.image) for item in state.images],
+    )
     state.pairs, state.train_pairs, state.train_images = str(root), report['train_pairs'], report['train_images']
     _check_validation(root, state)
     return state
@@ -53,5 +72,7 @@ def _check_validation(root: Path, state: JobState) -> None:
     held_out = {Path(record.image).name for record in read_segs(root / VAL_FILE, root)}
     expected = {Path(path).name for path in state.validation}
     if held_out != expected:
-        raise InputError(f'{root / VAL_FILE}: holds out {len(held_out)} images, the job {len(expected)} others: was it edited? '
-                         'Repeat the command with --overwrite')
+        raise InputError(
+            f'{root / VAL_FILE}: holds out {len(held_out)} images, the job {len(expected)} others: was it edited? '
+            'Repeat the command with --overwrite'
+        )

@@ -28,9 +28,18 @@ def write_summary(settings: JobSettings, state: JobState) -> dict:
         return None if metrics is None else {name: metrics[name] for name in (*METRICS, 'n_images')}
 
     summary = dict(
-        before=figures(state.before), after=figures(state.after), pairs=state.train_pairs, train_images=state.train_images,
-        seconds=round(sum(state.seconds.values()), 1), best_checkpoint=state.best_checkpoint, exported_hf=state.exported_hf,
-        seed=settings.seed, validation_dice=state.validation_dice, sam_size=state.sam_size, exported_sam_size=state.exported_sam_size)
+        before=figures(state.before),
+        after=figures(state.after),
+        pairs=state.train_pairs,
+        train_images=state.train_images,
+        seconds=round(sum(state.seconds.values()), 1),
+        best_checkpoint=state.best_checkpoint,
+        exported_hf=state.exported_hf,
+        seed=settings.seed,
+        validation_dice=state.validation_dice,
+        sam_size=state.sam_size,
+        exported_sam_size=state.exported_sam_size,
+    )
     if state.resized:
         summary['start_at_chosen_size'] = figures(state.resized)
     if settings.mines_in_rounds:
@@ -59,15 +68,26 @@ def conclude(summary: dict) -> int:
         print(f'before: SAM2 at {size["own"]} px; after and start, resized: at {size["chosen"]} px')
     print(f'\nexported model: {summary["exported_hf"]}')
     if summary['validation_dice'] is None:
-        print('NOT VALIDATED: there are no validation images, so the exported model is the last checkpoint, chosen by nothing. '
-              + ('Whether it is better than the start only the table above says: it is no promise of this job.'
-                 if summary['before'] is not None else
-                 'No image with a mask was there to say whether it is better than the start: look at its masks before you use it.'))
+        print(
+            'NOT VALIDATED: there are no validation images, so the exported model is the last checkpoint, chosen by '
+            'nothing. '
+            + (
+                'Whether it is better than the start only the table above says: it is no promise of this job.'
+                if summary['before'] is not None
+                else 'No image with a mask was there to say whether it is better than the start: look at its masks '
+                     'before you use it.'
+            )
+        )
         return 0
     if summary['best_checkpoint'] is None:
         kept = summary.get('exported_sam_size', summary['sam_size']['own'])
-        print('NOT BETTER: no trained checkpoint has a higher validation Dice than the start. The exported model is the '
-              + ('unchanged start.' if kept == summary['sam_size']['own'] else
-                 f'start with its weights as they were; only its SAM2 input is {kept} px now.'))
+        print(
+            'NOT BETTER: no trained checkpoint has a higher validation Dice than the start. The exported model is the '
+            + (
+                'unchanged start.'
+                if kept == summary['sam_size']['own']
+                else f'start with its weights as they were; only its SAM2 input is {kept} px now.'
+            )
+        )
         return NOT_BETTER
     return 0

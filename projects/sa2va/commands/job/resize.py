@@ -49,15 +49,24 @@ def test(checkpoint: str | Path, state: JobState, settings: JobSettings, folder:
 
 def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict[int, float]]:
     """(the size to train at, Dice of the sizes that were measured); on training images only."""
-    if settings.sam_size == 'keep' or (settings.sam_size == 'auto' and not (Path(settings.model) / SAM2_DIMS).is_file()):
+    if settings.sam_size == 'keep' or (
+        settings.sam_size == 'auto' and not (Path(settings.model) / SAM2_DIMS).is_file()
+    ):
         return own, {}
     if settings.sam_size != 'auto':
         return int(settings.sam_size), {}
     if not state.training:
-        print(f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on', flush=True)
+        print(
+            f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on',
+            flush=True,
+        )
         return own, {}
     say(f'SAM2 input size: the start on training images at {own} px and others')
     measured = measure_sizes(settings.model, ListedMasks(state.training, state.test_prompt), pick_device())
     chosen = choose_size(measured)
-    print(', '.join(f'{size} px: Dice {value:.4f}' for size, value in sorted(measured.items())) + f'; chosen: {chosen} px', flush=True)
+    print(
+        ', '.join(f'{size} px: Dice {value:.4f}' for size, value in sorted(measured.items()))
+        + f'; chosen: {chosen} px',
+        flush=True,
+    )
     return chosen, measured

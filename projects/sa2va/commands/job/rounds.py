@@ -1,4 +1,5 @@
-"""What a job with rounds adds: training mines its own pairs, people pick between the rounds, and the summary says what each was worth."""
+"""What a job with rounds adds: training mines its own pairs, people pick between the rounds, and the summary says what
+each was worth."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,7 +17,8 @@ from .state import JobState, Labelled
 from .talk import say
 
 CONFIG, LIST = 'training_config.py', 'unlabelled.txt'
-# The best of the candidates in each of 8 x 8 squares: the study's choice where ground truth ranks the policy's own masks.
+# The best of the candidates in each of 8 x 8 squares: the study's choice where ground truth ranks the policy's own
+# masks.
 CELLS = 8
 
 
@@ -35,12 +37,17 @@ def unlabelled_images(settings: JobSettings, state: JobState) -> list[str]:
     held_out = [*(item.image for item in state.test), *state.validation]
     shared = shared_with(found, held_out, settings.group_regex)
     if shared:
-        print(f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: {name_some(shared)}',
-              flush=True)
+        print(
+            f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: '
+            f'{name_some(shared)}',
+            flush=True,
+        )
     rest = [item.image for item in found if item.image not in shared]
     if not rest:
-        raise InputError(f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images of '
-                         'other patients')
+        raise InputError(
+            f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images '
+            'of other patients'
+        )
     return rest
 
 
@@ -54,8 +61,13 @@ def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:
         values['min_iou_gap'] = settings.round_gap
     if state.unlabelled:
         # Every image is drawn alike: more weight on few masks only learns them by heart (docs/when.md).
-        values.update(unlabelled=str((settings.work_dir / LIST).resolve()), judge=settings.judge, clicks=settings.clicks,
-                      members=list(settings.members), predictions=settings.predictions)
+        values.update(
+            unlabelled=str((settings.work_dir / LIST).resolve()),
+            judge=settings.judge,
+            clicks=settings.clicks,
+            members=list(settings.members),
+            predictions=settings.predictions,
+        )
         if labelled:
             values['labelled_share'] = round(labelled / (labelled + len(state.unlabelled)), 6)
     elif not settings.gt_candidate:
@@ -64,12 +76,15 @@ def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:
 
 
 def config_with_rounds(settings: JobSettings, state: JobState) -> str:
-    """Write the training config of this job, the chosen one with its rounds, and the list of images without masks; its path."""
+    """Write the training config of this job, the chosen one with its rounds, and the list of images without masks; its
+    path."""
     if state.unlabelled:
         write_text(settings.work_dir / LIST, '\n'.join(state.unlabelled) + '\n')
     path = settings.work_dir / CONFIG
     # Laid on the rounds that the chosen config may have: what no flag of the job says stays as it is there.
-    write_text(path, f'_base_ = [{str(Path(settings.config).resolve())!r}]\nrounds = {round_settings(settings, state)!r}\n')
+    write_text(
+        path, f'_base_ = [{str(Path(settings.config).resolve())!r}]\nrounds = {round_settings(settings, state)!r}\n'
+    )
     return str(path)
 
 
@@ -83,13 +98,18 @@ def ask_people(settings: JobSettings, training: Path) -> None:
     waiting = read_json(training / ROUNDS_FOLDER / WAITING_FILE, 'repeat the command', kind=dict)
     root = waiting['root']
     if not settings.wait:
-        raise PeopleWanted(f'round {waiting["round"]} waits for picks ({waiting["decided"]} of {waiting["wanted"]} images are decided): '
-                           f'python scripts/review_pairs.py --pick --data_root {root} --reviewer {settings.reviewer}, then repeat this '
-                           'command')
+        raise PeopleWanted(
+            f'round {waiting["round"]} waits for picks ({waiting["decided"]} of {waiting["wanted"]} images are '
+            f'decided): '
+            f'python scripts/review_pairs.py --pick --data_root {root} --reviewer {settings.reviewer}, then repeat '
+            'this command'
+        )
     from sa2va_dpo.review.server import serve_picks
 
-    say(f'round {waiting["round"]}: pick the best candidate of {waiting["wanted"]} images; training goes on by itself afterwards '
-        '(Ctrl-C ends the job, the same command goes on)')
+    say(
+        f'round {waiting["round"]}: pick the best candidate of {waiting["wanted"]} images; training goes on by itself '
+        'afterwards (Ctrl-C ends the job, the same command goes on)'
+    )
     serve_picks(root, settings.reviewer, settings.host, settings.port, clicks=settings.clicks, exit_when_done=True)
 
 

@@ -9,8 +9,8 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
-from sa2va_dpo.engine.checkpointing import newest_whole, select
 from sa2va_dpo.engine.config import read_config
+from sa2va_dpo.engine.run_folder import newest_whole, select
 from sa2va_dpo.inference.input_size import mean_dice
 
 from .folder import TRAINING
@@ -31,7 +31,9 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     else:
         choice, (checkpoint, damaged) = 'trained', newest_whole(training)
         if checkpoint is None or damaged:
-            raise InputError('; '.join(damaged) or f'{training}: training left no checkpoint: repeat the job with --overwrite')
+            raise InputError(
+                '; '.join(damaged) or f'{training}: training left no checkpoint: repeat the job with --overwrite'
+            )
         say(f'no validation images: the last checkpoint is taken, {checkpoint.name}')
     exported = settings.work_dir / 'exported_hf'
     # An interrupted job may have left it.
@@ -63,8 +65,8 @@ def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tu
 
 
 def choose_export(trained: float | None, start: float, handed_in: float) -> str:
-    """Which model is handed back, by validation Dice: ``'trained'``, ``'start'`` (untrained, at the chosen input size) or
-    ``'handed_in'``. Whatever is more work has to be better.
+    """Which model is handed back, by validation Dice: ``'trained'``, ``'start'`` (untrained, at the chosen input size)
+    or ``'handed_in'``. Whatever is more work has to be better.
 
     Args:
         trained: of the best trained checkpoint; ``None`` when none beats the start.

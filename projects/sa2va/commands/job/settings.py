@@ -19,14 +19,17 @@ GUIDE_GT = 'data/merged_vessel_data/masks'
 GUIDE_PAIRS = 'data/dpo_vessel'
 
 # Flags that only the making of pairs reads, and what they are when they are not given.
-MINING: dict[str, Any] = dict(num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25)
+MINING: dict[str, Any] = dict(
+    num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25
+)
 # Settings that change nothing in what comes out.
 _NO_EFFECT = ('work_dir', 'overwrite', 'reviewer', 'host', 'port', 'wait')
 # The study's choice where images without masks are judged (docs/when.md).
 ROUNDS = 4
 
-# Where the test images come from: the job's own split of the images; beside --pairs the folders that were named, the pairs'
-# own test_annotations.json, or what is in the guide's folders and not in the pairs; none where no image has a mask.
+# Where the test images come from: the job's own split of the images; beside --pairs the folders that were named, the
+# pairs' own test_annotations.json, or what is in the guide's folders and not in the pairs; none where no image has a
+# mask.
 TestFrom = Literal['split', 'named', 'annotations', 'rest', 'none']
 
 
@@ -39,8 +42,9 @@ class JobSettings:
         pairs: data root of pairs that exist; ``None`` makes them in ``work_dir/pairs``.
         sam_size: ``'auto'``, ``'keep'``, or the side of the SAM2 input in pixels.
         gt_candidate: the ground truth is one of the candidates.
-        unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``, ``host``, ``port`` and
-            ``wait`` are only for ``'expert'``, ``members`` and ``predictions`` for those that vote).
+        unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``,
+            ``host``, ``port`` and ``wait`` are only for ``'expert'``, ``members`` and ``predictions`` for those that
+            vote).
         rounds: how often pairs are mined anew from the policy as it is; 1 without ``unlabelled`` is a plain run.
         round_gap: smallest gap of the judge's scores in a round; ``None`` is the rounds' own default.
     """
@@ -100,30 +104,62 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'predictions'):
         value = getattr(args, flag)
         if value is not None and not Path(value).exists():
-            raise InputError(f'--{flag} {value}: does not exist: check the path (it is relative to the repository root)')
+            raise InputError(
+                f'--{flag} {value}: does not exist: check the path (it is relative to the repository root)'
+            )
     _check_numbers(args)
     pairs = _pairs(args)
     images, gt, test_from = _test_images(args, pairs)
     model = args.model or (GUIDE_MODEL if Path(GUIDE_MODEL).is_dir() else bundled_checkpoint())
     return JobSettings(
-        model=model, images=images, gt=gt, pairs=pairs, test_from=test_from, config=args.config or _config(model, args),
-        work_dir=Path(args.work_dir), sam_size=_sam_size(args.sam_size), gpus=args.gpus, seed=args.seed, prompt=args.prompt,
+        model=model,
+        images=images,
+        gt=gt,
+        pairs=pairs,
+        test_from=test_from,
+        config=args.config or _config(model, args),
+        work_dir=Path(args.work_dir),
+        sam_size=_sam_size(args.sam_size),
+        gpus=args.gpus,
+        seed=args.seed,
+        prompt=args.prompt,
         **{name: default if getattr(args, name) is None else getattr(args, name) for name, default in MINING.items()},
-        group_regex=args.group_regex, gt_candidate=not args.no_gt_candidate, unlabelled=args.unlabelled,
-        judge=_judge(args, pairs), rounds=args.rounds or (ROUNDS if args.unlabelled else 1), round_gap=args.min_iou_gap,
-        members=tuple(args.members or ()), predictions=args.predictions, clicks=args.clicks, reviewer=args.reviewer,
-        host=args.host, port=args.port, wait=not args.no_wait, overwrite=args.overwrite,
-        cfg_options=tuple(args.cfg_options))
+        group_regex=args.group_regex,
+        gt_candidate=not args.no_gt_candidate,
+        unlabelled=args.unlabelled,
+        judge=_judge(args, pairs),
+        rounds=args.rounds or (ROUNDS if args.unlabelled else 1),
+        round_gap=args.min_iou_gap,
+        members=tuple(args.members or ()),
+        predictions=args.predictions,
+        clicks=args.clicks,
+        reviewer=args.reviewer,
+        host=args.host,
+        port=args.port,
+        wait=not args.no_wait,
+        overwrite=args.overwrite,
+        cfg_options=tuple(args.cfg_options),
+    )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
     for flag in ('test_fraction', 'val_fraction'):
         value = getattr(args, flag)
         if value is not None and not 0 < value < 1:
-            raise InputError(f'--{flag} {value:g}: must be above 0 and below 1: validation picks the checkpoint, the test judges it')
+            raise InputError(
+                f'--{flag} {value:g}: must be above 0 and below 1: validation picks the checkpoint, the test judges it'
+            )
     if args.min_iou_gap is not None and not (math.isfinite(args.min_iou_gap) and 0 <= args.min_iou_gap < 1):
         raise InputError(f'--min_iou_gap {args.min_iou_gap}: must be at least 0 and below 1')
-    for flag, low in (('gpus', 1), ('seed', 0), ('num_samples', 2), ('max_pairs_per_image', 1), ('rounds', 1), ('clicks', 1), ('port', 1)):
+    for flag, low in (
+        ('gpus', 1),
+        ('seed', 0),
+        ('num_samples', 2),
+        ('max_pairs_per_image', 1),
+        ('rounds', 1),
+        ('clicks', 1),
+        ('port', 1),
+    ):
         value = getattr(args, flag)
         if value is not None and value < low:
             raise InputError(f'--{flag} {value}: must be a whole number of at least {low}')
@@ -158,7 +194,9 @@ def _pairs(args: argparse.Namespace) -> str | None:
         pairs = GUIDE_PAIRS
     if not (Path(pairs) / PAIRS_FILE).is_file():
         raise InputError(f'--pairs {pairs}: holds no {PAIRS_FILE}: make it with scripts/generate_dpo_dataset.py')
-    idle = [f'--{name}' for name in MINING if getattr(args, name) is not None] + ['--no-gt-candidate'] * args.no_gt_candidate
+    idle = [f'--{name}' for name in MINING if getattr(args, name) is not None] + [
+        '--no-gt-candidate'
+    ] * args.no_gt_candidate
     if idle:
         raise InputError(f'{idle[0]}: makes or splits pairs, but those of {pairs} exist and are used: leave it out, or '
                          + ('leave out --pairs' if args.pairs else 'give --images and --gt to make new ones'))
@@ -169,8 +207,10 @@ def _test_images(args: argparse.Namespace, pairs: str | None) -> tuple[str | Non
     """(images, ground truth, how the test images are found)."""
     if args.without_masks:
         if not args.unlabelled or args.images or pairs:
-            raise InputError('--without-masks: means that there is nothing but --unlabelled: give that folder, and neither --images '
-                             'and --gt nor --pairs')
+            raise InputError(
+                '--without-masks: means that there is nothing but --unlabelled: give that folder, and neither --images '
+                'and --gt nor --pairs'
+            )
         return None, None, 'none'
     guide = Path(GUIDE_IMAGES).is_dir() and Path(GUIDE_GT).is_dir()
     if pairs is None:
@@ -182,15 +222,19 @@ def _test_images(args: argparse.Namespace, pairs: str | None) -> tuple[str | Non
         return None, None, 'annotations'
     if guide:
         return GUIDE_IMAGES, GUIDE_GT, 'rest'
-    raise InputError(f'{pairs}: no {TEST_FILE} there, so there is nothing to test on: give --images and --gt of other patients, '
-                     'or make the pairs with --test_fraction above 0')
+    raise InputError(
+        f'{pairs}: no {TEST_FILE} there, so there is nothing to test on: give --images and --gt of other patients, '
+        'or make the pairs with --test_fraction above 0'
+    )
 
 
 def _judge(args: argparse.Namespace, pairs: str | None) -> str:
     judge = args.judge or ('consensus' if args.unlabelled else 'iou')
     if judge == 'iou' and args.unlabelled:
-        raise InputError('--judge iou: needs ground truth, which --unlabelled images have not: choose expert, consensus, '
-                         'committee or predictions')
+        raise InputError(
+            '--judge iou: needs ground truth, which --unlabelled images have not: choose expert, consensus, '
+            'committee or predictions'
+        )
     if judge != 'iou' and not args.unlabelled:
         raise InputError(f'--judge {judge}: is for images without masks: name their folder with --unlabelled')
     if args.clicks is not None and judge != 'expert':

@@ -28,8 +28,8 @@ DEMO_IMAGES = 48  # half for the test, a quarter of the other half for validatio
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
-    """Fill ``images``, ``validation``, ``test``, ``test_prompt``, ``gt_dir`` and ``unlabelled``; the demo set is drawn first where
-    there are no images.
+    """Fill ``images``, ``validation``, ``test``, ``test_prompt``, ``gt_dir`` and ``unlabelled``; the demo set is drawn
+    first where there are no images.
 
     Raises:
         InputError: too few patients for pairs, validation and test, or a test image is one of the pairs'.
@@ -60,11 +60,15 @@ def _split(settings: JobSettings, state: JobState) -> None:
     train, test = split_by_group(pool, settings.test_fraction, settings.seed, key=patient)
     if len({patient(item) for item in train}) < 2:
         patients = len({patient(item) for item in pool})
-        raise InputError(f'{images}: {len(pool)} images with ground truth of {patients} patients leave one patient beside the '
-                         'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
-                         'with --group_regex')
+        raise InputError(
+            f'{images}: {len(pool)} images with ground truth of {patients} patients leave one patient beside the '
+            'test, and pairs and validation need one each: add images, lower --test_fraction, or tell patients apart '
+            'with --group_regex'
+        )
     # As the generator draws them from the same list.
-    drawn = split_patients([Path(item.image) for item in train], settings.val_fraction, 0.0, settings.seed, settings.group_regex)
+    drawn = split_patients(
+        [Path(item.image) for item in train], settings.val_fraction, 0.0, settings.seed, settings.group_regex
+    )
     if drawn.note:
         raise InputError(f'{images}: {"; ".join([drawn.note, *drawn.joined])}')
     state.images, state.validation, state.gt_dir = train, [str(path) for path in drawn.val], str(gt)
@@ -94,8 +98,11 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
     shared = shared_with(test, known, settings.group_regex)
     if shared:
         where = root / TEST_FILE if settings.test_from == 'annotations' else f'--images {settings.images}'
-        raise InputError(f'{where}: {len(shared)} of {len(test)} test images are in the pairs or their validation: {name_some(shared)}: '
-                         'test on images of other patients, or tell patients apart with --group_regex')
+        raise InputError(
+            f'{where}: {len(shared)} of {len(test)} test images are in the pairs or their validation: '
+            f'{name_some(shared)}: '
+            'test on images of other patients, or tell patients apart with --group_regex'
+        )
     state.test = test
 
 
@@ -110,6 +117,8 @@ def _without_known(test: list[Labelled], known, settings: JobSettings) -> list[L
         print(f'kept out of the test: {len(shared)} of {len(test)} images: {name_some(shared)}', flush=True)
     rest = [item for item in test if item.image not in shared]
     if not rest:
-        raise InputError(f'{Path(test[0].image).parent}: no image is left for the test, all are in the pairs or their validation: '
-                         'give --images and --gt of other patients')
+        raise InputError(
+            f'{Path(test[0].image).parent}: no image is left for the test, all are in the pairs or their validation: '
+            'give --images and --gt of other patients'
+        )
     return rest

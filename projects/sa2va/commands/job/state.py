@@ -25,13 +25,14 @@ class JobState:
     Attributes:
         done: stages that have finished, in order.
         seconds: stage -> time spent on it, over all attempts that finished.
-        images: images with ground truth that training may look at: those to make pairs of, validation among them, or with
-            ``--pairs`` the training images whose ground truth is known.
+        images: images with ground truth that training may look at: those to make pairs of, validation among them, or
+            with ``--pairs`` the training images whose ground truth is known.
         validation: paths of those among ``images`` that validation holds out.
         test: never among ``images`` nor in the pairs.
         test_prompt: the question of every test image.
         unlabelled: paths of images without masks; no test or validation image is among them.
-        before, resized, after: test metrics of the base as handed in, of the untrained resized base, of what is exported.
+        before, resized, after: test metrics of the base as handed in, of the untrained resized base, of what is
+            exported.
         sam_size: ``own`` and ``chosen`` SAM2 input size in pixels, ``dice`` of those that were measured.
         start: checkpoint directory that is trained: the base, or its resized copy.
         pairs: data root of the pairs; ``validates``: it has validation images.

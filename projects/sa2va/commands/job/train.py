@@ -36,7 +36,10 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         raise InputError(f'training ended with exit code {code}, see its output above and the log in {folder}')
     taken = publish(settings.work_dir, folder)
     if taken:
-        print(f'{settings.work_dir}: {taken[0]} and others there are another run\'s; this job\'s are in {folder}', flush=True)
+        print(
+            f'{settings.work_dir}: {taken[0]} and others there are another run\'s; this job\'s are in {folder}',
+            flush=True,
+        )
     return state
 
 
@@ -54,9 +57,16 @@ def command_of(settings: JobSettings, state: JobState) -> list[str]:
     if any(folder.glob('iter_*.pth')):
         command.append('--resume')
     options = []
-    if state.sam_size['chosen'] != state.sam_size['own'] and not any('score_size=' in option for option in settings.cfg_options):
+    if state.sam_size['chosen'] != state.sam_size['own'] and not any(
+        'score_size=' in option for option in settings.cfg_options
+    ):
         options.append(f'score_size={state.sam_size["chosen"] // 2}')
     if not state.validates:
-        options += ['val_dataloader=None', 'val_cfg=None', 'val_evaluator=None', 'default_hooks.checkpoint.save_best=None']
+        options += [
+            'val_dataloader=None',
+            'val_cfg=None',
+            'val_evaluator=None',
+            'default_hooks.checkpoint.save_best=None',
+        ]
     options += settings.cfg_options
     return command + ['--cfg-options', *options] * bool(options)

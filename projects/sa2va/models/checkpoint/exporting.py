@@ -145,8 +145,10 @@ def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike,
                          f'(tools/export_hf.py {directory} OUTPUT)')
     path = directory / SAM2_DIMS
     if not path.is_file():
-        raise InputError(f'{directory}: has no {SAM2_DIMS}, so it is read at 1024 px wherever it is used; its input size '
-                         f'cannot be changed')
+        raise InputError(
+            f'{directory}: has no {SAM2_DIMS}, so it is read at 1024 px wherever it is used; its input size '
+            f'cannot be changed'
+        )
     if sam_size < 64 or sam_size % 64:
         raise InputError(f'sam_size: {sam_size} is no multiple of 64 pixels')
     dims = dict(json_object(path), image_size=sam_size)

@@ -26,8 +26,15 @@ def allow_run_state() -> None:
     from mmengine.config import ConfigDict
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    classes = [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar,
-               *{type(np.dtype(t)) for t in ('f4', 'f8', 'i4', 'i8', 'u1', 'u4', 'u8', 'bool')}]
+    classes = [
+        HistoryBuffer,
+        ConfigDict,
+        np.ndarray,
+        np.dtype,
+        np._core.multiarray._reconstruct,
+        np._core.multiarray.scalar,
+        *{type(np.dtype(t)) for t in ('f4', 'f8', 'i4', 'i8', 'u1', 'u4', 'u8', 'bool')},
+    ]
     with contextlib.suppress(ImportError):
         from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
         from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -135,9 +142,13 @@ def check_names(model: nn.Module, tensors: dict[str, torch.Tensor], path: str | 
     remedy = 'use the config.py that was saved beside it'
     missing, unexpected = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing:
-        raise InputError(f'{path}: {len(missing)} trained tensors of this config are missing, first {missing[0]}: {remedy}')
+        raise InputError(
+            f'{path}: {len(missing)} trained tensors of this config are missing, first {missing[0]}: {remedy}'
+        )
     if unexpected:
-        raise InputError(f'{path}: {len(unexpected)} tensors have no place in this config, first {unexpected[0]}: {remedy}')
+        raise InputError(
+            f'{path}: {len(unexpected)} tensors have no place in this config, first {unexpected[0]}: {remedy}'
+        )
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name]:
             raise InputError(f'{path}: {name} has shape {tuple(tensor.shape)}, the config wants '

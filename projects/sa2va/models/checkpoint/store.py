@@ -298,7 +298,9 @@ def write_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str],
     for name in store.files:
         if store.is_pickle:
             # In the order of the source; a pickle is written whole, so one shard is in memory.
-            torch.save({key: tensor_of(key) for key, info in store.tensors.items() if info.file == name}, out_dir / name)
+            torch.save(
+                {key: tensor_of(key) for key, info in store.tensors.items() if info.file == name}, out_dir / name
+            )
             continue
         keys = sorted((k for k, info in store.tensors.items() if info.file == name), key=store.order)
         header, _ = read_safetensors_header(store.directory / name)
@@ -307,7 +309,9 @@ def write_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str],
             for key in keys:
                 info, tensor = store.tensors[key], tensor_of(key)
                 if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
-                    raise ValueError(f'{key}: {tuple(tensor.shape)} {tensor.dtype}, stored as {info.shape} {info.dtype}')
+                    raise ValueError(
+                        f'{key}: {tuple(tensor.shape)} {tensor.dtype}, stored as {info.shape} {info.dtype}'
+                    )
                 f.seek(info.start)
                 f.write(_bytes_of(tensor.contiguous()))
 

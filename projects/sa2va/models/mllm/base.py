@@ -27,8 +27,8 @@ class MultimodalLLM(nn.Module):
     def vision_tokens(self, batch: dict) -> torch.Tensor:
         """Everything the decoder takes from the vision tower, one row an image token: ``[n_image_tokens, W]``.
 
-        W is D, and more where the tower also feeds inner layers of the decoder (Qwen3-VL). The rows that a batch brings as
-        ``vision_tokens`` are taken as they are.
+        W is D, and more where the tower also feeds inner layers of the decoder (Qwen3-VL). The rows that a batch brings
+        as ``vision_tokens`` are taken as they are.
         """
         return batch['vision_tokens'] if 'vision_tokens' in batch else self.image_tokens(batch)
 
@@ -70,9 +70,9 @@ def merge_image_tokens(embeddings: torch.Tensor, is_image: torch.Tensor, tokens:
 def causal_attention_mask(batch: dict, cache=None) -> torch.Tensor | None:
     """What to give a decoder as ``attention_mask`` so that plain causal attention, and with it the fast kernels, run.
 
-    Rows are padded on the right, where causal attention never looks from a real token: without a cache, padding needs no
-    mask. It is all ones then and not None, which transformers (4.57) takes for several sequences packed into one row and
-    answers with an explicit mask of L x L. With a cache, what follows padding would look at it.
+    Rows are padded on the right, where causal attention never looks from a real token: without a cache, padding needs
+    no mask. It is all ones then and not None, which transformers (4.57) takes for several sequences packed into one row
+    and answers with an explicit mask of L x L. With a cache, what follows padding would look at it.
     """
     if cache is None:
         return torch.ones_like(batch['input_ids'])

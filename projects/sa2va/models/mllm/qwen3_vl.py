@@ -17,7 +17,8 @@ from .qwen_vl import QwenVL, sub_config, text_fields
 
 
 class Qwen3VL(QwenVL):
-    """``final_norm`` is the decoder's own; it stands outside ``language_model`` because masks do not pass through it."""
+    """``final_norm`` is the decoder's own; it stands outside ``language_model`` because masks do not pass through
+    it."""
 
     def __init__(self, config: Mapping, where: str = 'config.json') -> None:
         super().__init__(Qwen3VLVisionModel(sub_config(Qwen3VLVisionConfig, config['vision_config'])),

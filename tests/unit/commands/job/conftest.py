@@ -17,7 +17,9 @@ def in_an_empty_folder(tmp_path, monkeypatch, repo_root):
     link = tmp_path / 'projects'
     link.symlink_to(repo_root / 'projects')
     monkeypatch.chdir(tmp_path)
-    assert Path(bundled_checkpoint()) == Path('projects/sa2va/assets/tiny_sa2va') and Path(bundled_checkpoint()).is_dir()
+    assert (
+        Path(bundled_checkpoint()) == Path('projects/sa2va/assets/tiny_sa2va') and Path(bundled_checkpoint()).is_dir()
+    )
     return tmp_path
 
 
@@ -58,15 +60,34 @@ def write_pairs():
         def name(item):
             return item[0] if isinstance(item, tuple) else item
 
-        pairs = [dict(image=f'images/{name(i)}.png', chosen_mask=f'gt/{name(i)}.png', rejected_mask='masks/full.png', chosen_iou=1.0,
-                      rejected_iou=.125, iou_gap=.875, prompt='<image>Please segment the vessels.', gt_mask=f'gt/{name(i)}.png')
-                 for i in train]
+        pairs = [
+            dict(
+                image=f'images/{name(i)}.png',
+                chosen_mask=f'gt/{name(i)}.png',
+                rejected_mask='masks/full.png',
+                chosen_iou=1.0,
+                rejected_iou=0.125,
+                iou_gap=0.875,
+                prompt='<image>Please segment the vessels.',
+                gt_mask=f'gt/{name(i)}.png',
+            )
+            for i in train
+        ]
         (root / 'dpo_annotations.json').write_text(json.dumps(pairs))
         for file, items in (('val_annotations.json', val), ('test_annotations.json', test)):
             if items:
-                (root / file).write_text(json.dumps([
-                    dict(image=f'images/{name(i)}.png', mask=f'gt/{name(i)}.png', prompt='<image>Please segment the vessels.')
-                    for i in items]))
+                (root / file).write_text(
+                    json.dumps(
+                        [
+                            dict(
+                                image=f'images/{name(i)}.png',
+                                mask=f'gt/{name(i)}.png',
+                                prompt='<image>Please segment the vessels.',
+                            )
+                            for i in items
+                        ]
+                    )
+                )
         return root
 
     return write

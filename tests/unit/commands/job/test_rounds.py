@@ -49,7 +49,9 @@ def test_without_waiting_it_says_what_to_do(job):
     folder = settings.work_dir / 'training'
     (folder / 'rounds').mkdir(parents=True)
     write_json(folder / 'rounds' / 'waiting.json', dict(round=1, root='some/root', decided=2, wanted=5))
-    with pytest.raises(PeopleWanted, match=r'round 1 waits for picks \(2 of 5.*--pick --data_root some/root --reviewer anna'):
+    with pytest.raises(
+        PeopleWanted, match=r'round 1 waits for picks \(2 of 5.*--pick --data_root some/root --reviewer anna'
+    ):
         ask_people(settings, folder)
 
 

@@ -27,7 +27,9 @@ def finished(in_an_empty_folder, settings_of, monkeypatch):
     (work_dir / 'base').mkdir()
     (work_dir / 'base/config.json').write_text('{}')
     monkeypatch.setattr(select, 'read_config', lambda path, options: path)
-    monkeypatch.setattr(select, 'export_run', lambda cfg, checkpoint, output: shutil.copytree(checkpoint.parent / 'model', output))
+    monkeypatch.setattr(
+        select, 'export_run', lambda cfg, checkpoint, output: shutil.copytree(checkpoint.parent / 'model', output)
+    )
     (work_dir / 'training/model').mkdir()
 
     def run(dice, best=None, **changes):
@@ -54,7 +56,9 @@ def test_the_history_names_the_best_not_the_last_file(finished):
 def test_what_only_equals_the_start_is_not_better(finished):
     state = finished([.6, .6, .5], best=20)
     assert state.best_checkpoint is None and state.validation_dice == dict(start=.6, best=.6)
-    assert [path.name for path in Path(state.exported_hf).iterdir()] == ['config.json'], 'the start itself is handed back'
+    assert [path.name for path in Path(state.exported_hf).iterdir()] == ['config.json'], (
+        'the start itself is handed back'
+    )
 
 
 def test_an_export_that_was_cut_short_is_made_anew(finished):

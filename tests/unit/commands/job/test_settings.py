@@ -43,7 +43,12 @@ def test_settings_are_frozen_and_say_what_they_are(in_an_empty_folder, settings_
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.seed = 1
     assert (settings.num_samples, settings.min_iou_gap, settings.max_pairs_per_image) == (5, .05, 10)
-    assert (settings.test_fraction, settings.val_fraction, settings.gt_candidate, settings.judge) == (.5, .25, True, 'iou')
+    assert (settings.test_fraction, settings.val_fraction, settings.gt_candidate, settings.judge) == (
+        0.5,
+        0.25,
+        True,
+        'iou',
+    )
     identity = settings.identity()
     assert identity['cfg_options'] == ['a=1', 'b=2'] and not {'work_dir', 'overwrite'} & set(identity)
     assert settings_of('--work-dir', 'x', '--overwrite', '--cfg-options', 'a=1', 'b=2').identity() == identity
@@ -64,7 +69,9 @@ def test_pairs_at_the_guides_place_are_used_unless_images_are_named(guide_pairs,
     assert (settings.pairs, settings.test_from, settings.images) == (str(guide_pairs), 'named', str(images))
 
 
-def test_without_test_annotations_the_guides_folder_serves_and_without_both_nothing_does(guide_pairs, settings_of, tmp_path):
+def test_without_test_annotations_the_guides_folder_serves_and_without_both_nothing_does(
+    guide_pairs, settings_of, tmp_path
+):
     (guide_pairs / 'test_annotations.json').unlink()
     with pytest.raises(InputError, match='data/dpo_vessel: no test_annotations.json there.*give --images and --gt'):
         settings_of()
@@ -74,10 +81,21 @@ def test_without_test_annotations_the_guides_folder_serves_and_without_both_noth
     assert (settings.test_from, settings.images) == ('rest', 'data/merged_vessel_data/images')
 
 
-@pytest.mark.parametrize('options', [('--num_samples', '3'), ('--min_iou_gap', '0.05'), ('--val_fraction', '0.25'),
-                                     ('--test_fraction', '0.5'), ('--max_pairs_per_image', '10'), ('--no-gt-candidate',)])
+@pytest.mark.parametrize(
+    'options',
+    [
+        ('--num_samples', '3'),
+        ('--min_iou_gap', '0.05'),
+        ('--val_fraction', '0.25'),
+        ('--test_fraction', '0.5'),
+        ('--max_pairs_per_image', '10'),
+        ('--no-gt-candidate',),
+    ],
+)
 def test_a_flag_that_existing_pairs_would_ignore_is_refused(guide_pairs, settings_of, options):
-    with pytest.raises(InputError, match=f'{options[0]}: makes or splits pairs, but those of data/dpo_vessel exist.*--images'):
+    with pytest.raises(
+        InputError, match=f'{options[0]}: makes or splits pairs, but those of data/dpo_vessel exist.*--images'
+    ):
         settings_of(*options)
     with pytest.raises(InputError, match=f'{options[0]}.*leave out --pairs'):
         settings_of('--pairs', 'data/dpo_vessel', *options)

@@ -100,8 +100,9 @@ def test_test_annotations_that_overlap_are_refused(tmp_path, write_pairs, settin
         split.run(settings_of('--pairs', root), JobState())
 
 
-def test_named_test_images_are_refused_where_they_overlap_whatever_their_path(tmp_path, write_pairs, write_folders, settings_of,
-                                                                             in_an_empty_folder):
+def test_named_test_images_are_refused_where_they_overlap_whatever_their_path(
+    tmp_path, write_pairs, write_folders, settings_of, in_an_empty_folder
+):
     root = write_pairs(tmp_path / 'pairs', [('a', 1), ('b', 2)], [('c', 3)])
     images, gt = write_folders(tmp_path / 'other', [('renamed', 2), ('new', 9)])
     with pytest.raises(InputError, match=r'--images .*: 1 of 2 test images.*renamed.png \(same picture as .*b.png\)'):
@@ -111,7 +112,9 @@ def test_named_test_images_are_refused_where_they_overlap_whatever_their_path(tm
     assert stems(state.test) == {'new'}
 
 
-def test_of_the_guides_folder_the_rest_is_the_test(tmp_path, write_pairs, write_folders, settings_of, in_an_empty_folder, capsys):
+def test_of_the_guides_folder_the_rest_is_the_test(
+    tmp_path, write_pairs, write_folders, settings_of, in_an_empty_folder, capsys
+):
     write_pairs(tmp_path / 'data/dpo_vessel', [('a_L', 1), ('b_L', 2)], [('c_L', 3)])
     images, gt = write_folders(tmp_path / 'data/merged_vessel_data', [('a_L', 1), ('a_R', 4), ('d_L', 5), ('copy', 3)])
     gt.rename(gt.with_name('masks'))
@@ -129,16 +132,24 @@ def test_empty_validation_pairs_are_no_obstacle(tmp_path, write_pairs, settings_
     assert stems(split.run(settings_of('--pairs', root), JobState()).test) == {'d'}
 
 
-def test_an_unlabelled_image_that_the_test_or_validation_knows_is_kept_out(tmp_path, write_folders, settings_of, in_an_empty_folder, capsys):
+def test_an_unlabelled_image_that_the_test_or_validation_knows_is_kept_out(
+    tmp_path, write_folders, settings_of, in_an_empty_folder, capsys
+):
     names = list('abcdefgh')
     images, gt = write_folders(tmp_path / 'mine', [(name, index) for index, name in enumerate(names)])
     flags = ('--images', images, '--gt', gt)
     state = split.run(settings_of(*flags), JobState())
     tested, validated, trained = (sorted(stems(part))[0] for part in (state.test, state.validation, state.training))
     # A copy of a test picture, the other eye of a validation patient, a copy of a training picture, a new one.
-    more, _ = write_folders(tmp_path / 'more', [('copy', names.index(tested)), (f'{validated}_L', 90), ('known', names.index(trained)),
-                                                ('new', 91)])
+    more, _ = write_folders(
+        tmp_path / 'more',
+        [('copy', names.index(tested)), (f'{validated}_L', 90), ('known', names.index(trained)), ('new', 91)],
+    )
     again = split.run(settings_of(*flags, '--unlabelled', more), JobState())
     assert stems(again.unlabelled) == {'known', 'new'} and again.test == state.test
     said = capsys.readouterr().out
-    assert 'kept out of --unlabelled: 2 of 4' in said and 'copy.png (same picture as' in said and f'{validated}_L.png (same patient as' in said
+    assert (
+        'kept out of --unlabelled: 2 of 4' in said
+        and 'copy.png (same picture as' in said
+        and f'{validated}_L.png (same patient as' in said
+    )

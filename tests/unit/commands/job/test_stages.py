@@ -64,7 +64,9 @@ def test_a_state_of_another_version_is_refused(tmp_path):
 
 
 def state_of(**changes):
-    return replace(JobState(start='base', pairs='root', sam_size=dict(own=640, chosen=640), test=[Labelled('i', 'm')]), **changes)
+    return replace(
+        JobState(start='base', pairs='root', sam_size=dict(own=640, chosen=640), test=[Labelled('i', 'm')]), **changes
+    )
 
 
 def test_the_command_of_training(settings, settings_of):
@@ -77,11 +79,17 @@ def test_the_command_of_training(settings, settings_of):
     Path('w/last_checkpoint').touch()
     options = ('--work-dir', 'w', '--gpus', '2', '--cfg-options', 'lr=1')
     command = train.command_of(settings_of(*options), state_of(sam_size=dict(own=640, chosen=1024)))
-    assert '--nproc_per_node=2' in command and command[command.index('--launcher') + 1] == 'pytorch' and '--resume' in command
+    assert (
+        '--nproc_per_node=2' in command
+        and command[command.index('--launcher') + 1] == 'pytorch'
+        and '--resume' in command
+    )
     given = command[command.index('--cfg-options') + 1:]
     assert given == ['score_size=512', 'lr=1']
     # The user has the last word.
-    command = train.command_of(settings_of('--work-dir', 'w', '--cfg-options', 'score_size=256'), state_of(sam_size=dict(own=640, chosen=1024)))
+    command = train.command_of(
+        settings_of('--work-dir', 'w', '--cfg-options', 'score_size=256'), state_of(sam_size=dict(own=640, chosen=1024))
+    )
     assert [part for part in command if 'score_size' in part] == ['score_size=256']
 
 
@@ -94,27 +102,40 @@ def test_the_input_size_is_measured_on_training_images_only(settings, monkeypatc
     images = [Labelled(f'{name}.png', f'{name}_mask.png') for name in 'abcd']
     seen = []
     monkeypatch.setattr(resize, 'test', lambda *arguments: FIGURES)
-    monkeypatch.setattr(resize, 'measure_sizes', lambda model, source, device: seen.extend(source.items) or {128: .5, 192: .51})
-    state = resize.run(replace(settings, model=str(micro_checkpoint)), state_of(images=images, validation=['b.png', 'd.png']))
+    monkeypatch.setattr(
+        resize, 'measure_sizes', lambda model, source, device: seen.extend(source.items) or {128: 0.5, 192: 0.51}
+    )
+    state = resize.run(
+        replace(settings, model=str(micro_checkpoint)), state_of(images=images, validation=['b.png', 'd.png'])
+    )
     assert [item.image for item in seen] == ['a.png', 'c.png']
     assert state.sam_size == dict(own=128, chosen=128, dice={'128': .5, '192': .51}) and state.resized is None
     assert state.start == str(micro_checkpoint)
 
 
-def test_without_ground_truth_of_training_images_the_size_stays_and_that_is_said(settings, monkeypatch, micro_checkpoint, capsys):
+def test_without_ground_truth_of_training_images_the_size_stays_and_that_is_said(
+    settings, monkeypatch, micro_checkpoint, capsys
+):
     monkeypatch.setattr(resize, 'test', lambda *arguments: FIGURES)
     state = resize.run(replace(settings, model=str(micro_checkpoint)), state_of(images=[]))
-    assert state.sam_size['chosen'] == 128 and 'stays at 128 px, no ground truth of a training image is known' in capsys.readouterr().out
+    assert (
+        state.sam_size['chosen'] == 128
+        and 'stays at 128 px, no ground truth of a training image is known' in capsys.readouterr().out
+    )
 
 
-def test_existing_pairs_are_counted_and_their_validation_is_looked_for(tmp_path, in_an_empty_folder, write_pairs, settings_of, capsys):
+def test_existing_pairs_are_counted_and_their_validation_is_looked_for(
+    tmp_path, in_an_empty_folder, write_pairs, settings_of, capsys
+):
     root = write_pairs(tmp_path / 'pairs', ['a', 'b'], ['c'], ['d'])
     state = mine.run(settings_of('--pairs', root), JobState())
     assert (state.pairs, state.train_pairs, state.train_images, state.validates) == (str(root), 2, 2, True)
     (root / 'val_annotations.json').unlink()
     state = mine.run(settings_of('--pairs', root), JobState())
     assert not state.validates and 'training runs without validation' in capsys.readouterr().out
-    assert 'val_dataloader=None' in train.command_of(settings_of('--pairs', root), replace(state, start='x', sam_size=dict(own=1, chosen=1)))
+    assert 'val_dataloader=None' in train.command_of(
+        settings_of('--pairs', root), replace(state, start='x', sam_size=dict(own=1, chosen=1))
+    )
 
 
 def test_a_validation_split_that_is_not_the_jobs_is_refused(tmp_path, write_pairs):
@@ -129,9 +150,19 @@ def test_a_validation_split_that_is_not_the_jobs_is_refused(tmp_path, write_pair
     (dict(best_checkpoint=None, exported_sam_size=1024), 3, ('NOT BETTER', 'only its SAM2 input is 1024 px')),
     (dict(validation_dice=None), 0, ('NOT VALIDATED', 'last checkpoint', 'no promise'))])
 def test_the_verdict(capsys, changes, code, words):
-    summary = dict(before=FIGURES, after=dict(FIGURES, dice=.6), sam_size=dict(own=640, chosen=1024), exported_sam_size=640,
-                   best_checkpoint='iter_20.pth', validation_dice=dict(start=.5, best=.6), exported_hf='out')
+    summary = dict(
+        before=FIGURES,
+        after=dict(FIGURES, dice=0.6),
+        sam_size=dict(own=640, chosen=1024),
+        exported_sam_size=640,
+        best_checkpoint='iter_20.pth',
+        validation_dice=dict(start=0.5, best=0.6),
+        exported_hf='out',
+    )
     assert report.conclude({**summary, **changes}) == code
     said = capsys.readouterr().out
-    assert 'dice            0.5000    0.6000   +0.1000' in said and 'test images: 3, never used for training or selection' in said
+    assert (
+        'dice            0.5000    0.6000   +0.1000' in said
+        and 'test images: 3, never used for training or selection' in said
+    )
     assert all(word in said for word in words) and ('NOT' in said) == bool(words)

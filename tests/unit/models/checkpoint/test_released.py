@@ -219,11 +219,17 @@ def test_foreign_config(tmp_path):
 
 
 @pytest.mark.parametrize('fixture', ['internvl_qwen2', 'qwen3_vl'])
-@pytest.mark.parametrize('change, said', [
-    (lambda c: c[('llm' if 'llm_config' in c else 'text') + '_config'].pop('hidden_size'), 'hidden_size is None'),
-    (lambda c: c[('llm' if 'llm_config' in c else 'text') + '_config'].update(vocab_size='many'), "vocab_size is 'many'"),
-    (lambda c: c.update(vision_config=3), 'vision_config'),
-])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda c: c[('llm' if 'llm_config' in c else 'text') + '_config'].pop('hidden_size'), 'hidden_size is None'),
+        (
+            lambda c: c[('llm' if 'llm_config' in c else 'text') + '_config'].update(vocab_size='many'),
+            "vocab_size is 'many'",
+        ),
+        (lambda c: c.update(vision_config=3), 'vision_config'),
+    ],
+)
 def test_config_without_a_size_names_the_field(shared_dir, tmp_path, fixture, change, said):
     source = copy_of(shared_dir / 'fixtures/sa2va_parity' / fixture, tmp_path / 'in')
     config = json.loads((source / 'config.json').read_text())
@@ -298,12 +304,18 @@ def test_peak_memory_stays_near_the_size_of_the_model(shared_dir, tmp_path, repo
     config['llm_config'].update(hidden_size=1024, intermediate_size=4096, vocab_size=30000, num_hidden_layers=5,
                                 num_attention_heads=16, num_key_value_heads=4)
     dims = json.loads((fixture / 'sam2_dims.json').read_text())
-    program = ('import json, sys; from pathlib import Path; from benchmarks.checkpoint_memory import *; d = Path(sys.argv[1]);'
-               'config, dims = json.loads(sys.argv[2]);'
-               'write_synthetic(d, config, shard_bytes=60_000_000, sam2_dims=dims);'
-               'print(json.dumps(measure(d, "bfloat16", "cpu")))')
-    done = subprocess.run([sys.executable, '-c', program, str(tmp_path / 'c'), json.dumps([config, dims])], cwd=repo_root,
-                          capture_output=True, text=True)
+    program = (
+        'import json, sys; from pathlib import Path; from benchmarks.checkpoint_memory import *; d = Path(sys.argv[1]);'
+        'config, dims = json.loads(sys.argv[2]);'
+        'write_synthetic(d, config, shard_bytes=60_000_000, sam2_dims=dims);'
+        'print(json.dumps(measure(d, "bfloat16", "cpu")))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program, str(tmp_path / 'c'), json.dumps([config, dims])],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result['model_bytes'] > 200e6 and len(list((tmp_path / 'c').glob('*.safetensors'))) > 5

@@ -110,7 +110,9 @@ def test_only_open_tensors_are_asked_for():
 
 
 def test_tensors_of_a_model_on_the_meta_device_are_put_in_place_in_float32(tmp_path):
-    torch.save(dict(state_dict=state(**{'open.weight': torch.ones(3, 2, dtype=torch.bfloat16)})), tmp_path / 'iter_1.pth')
+    torch.save(
+        dict(state_dict=state(**{'open.weight': torch.ones(3, 2, dtype=torch.bfloat16)})), tmp_path / 'iter_1.pth'
+    )
     model = Model().to('meta')
     assert load_trained_tensors(model, tmp_path / 'iter_1.pth') == 2
     assert model.open.weight.dtype == torch.float32 and model.open.weight.requires_grad and model.frozen.weight.is_meta

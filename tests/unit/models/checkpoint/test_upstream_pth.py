@@ -41,7 +41,9 @@ def trained(base):
     state = {f'mllm.model.language_model.{k}': v.clone() for k, v in language_model.state_dict().items()
              if 'lora_' in k or 'modules_to_save.default' in k or 'original_module' in k}
     expected = dict(released)
-    for key in [k for k in released if k.startswith(('mlp1.', 'text_hidden_fcs.', 'grounding_encoder.sam2_model.sam_mask'))]:
+    for key in [
+        k for k in released if k.startswith(('mlp1.', 'text_hidden_fcs.', 'grounding_encoder.sam2_model.sam_mask'))
+    ]:
         expected[key] = released[key] + torch.randn(released[key].shape, generator=generator)
         state[('mllm.model.' if key.startswith('mlp1.') else '') + key] = expected[key]
     merged = language_model.merge_and_unload().state_dict()

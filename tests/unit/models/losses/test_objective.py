@@ -129,8 +129,9 @@ def test_gap_weighting_by_hand():
 def test_combined_with_image_index_equals_repeated_logits():
     logits, reference, win, lose = random_case(20)
     index = torch.tensor([0, 1, 1])
-    config = PreferenceConfig(per_image=False, reduction='disagreement', supervised_weight=1., supervised_cldice=.5, kl_weight=1.,
-                              clip=3.)
+    config = PreferenceConfig(
+        per_image=False, reduction='disagreement', supervised_weight=1.0, supervised_cldice=0.5, kl_weight=1.0, clip=3.0
+    )
     one = combined_loss(config, logits[:2], reference[:2], win, lose, image_index=index)
     two = combined_loss(config, logits[:2][index], reference[:2][index], win, lose)
     for key in set(one) - {'saturation'}:  # counted once an image
@@ -147,7 +148,9 @@ def test_combined_refuses_what_does_not_fit_the_config():
         combined_loss(PreferenceConfig(gap_weighting=True), logits, reference, win, lose)
 
 
-@pytest.mark.parametrize('settings', [dict(), dict(supervised_weight=1., kl_weight=.5), dict(reduction='balanced', weight=.2)])
+@pytest.mark.parametrize(
+    'settings', [dict(), dict(supervised_weight=1.0, kl_weight=0.5), dict(reduction='balanced', weight=0.2)]
+)
 def test_an_image_counts_the_same_however_many_pairs_it_has(settings):
     """Three pairs of one image and one of another: the mean of the two images' own losses, not of the four pairs'."""
     logits, reference, win, lose = random_case(21, pairs=4)
@@ -169,6 +172,16 @@ def test_with_equally_many_pairs_nothing_changes_and_gap_weights_stay():
     index, gaps = torch.tensor([0, 0, 1, 1]), torch.tensor([.1, .2, .3, .4])
     z, z_ref = logits[[0, 2]], reference[[0, 2]]
     for gap_weighting in (False, True):
-        one, other = (combined_loss(PreferenceConfig(per_image=per_image, gap_weighting=gap_weighting, supervised_weight=1.),
-                                    z, z_ref, win, lose, gaps=gaps, image_index=index) for per_image in (True, False))
+        one, other = (
+            combined_loss(
+                PreferenceConfig(per_image=per_image, gap_weighting=gap_weighting, supervised_weight=1.0),
+                z,
+                z_ref,
+                win,
+                lose,
+                gaps=gaps,
+                image_index=index,
+            )
+            for per_image in (True, False)
+        )
         assert all(torch.equal(one[name], other[name]) for name in one)
