@@ -38,6 +38,7 @@ COMMANDS = {
     'coco-masks': Command('coco_masks', 'ground-truth masks of a COCO file'),
     'export-pairs': Command('export_pairs', 'pairs as one parquet file'),
     'tiny-checkpoint': Command('tiny_checkpoint', 'an untrained tiny checkpoint'),
+    'random-checkpoint': Command('random_checkpoint', 'a released size with random weights, to try a machine'),
 }
 
 

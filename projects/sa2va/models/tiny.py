@@ -1,9 +1,13 @@
 """The architecture of the bundled tiny checkpoint: every mechanism of a released Sa2VA at a size a laptop trains."""
 from __future__ import annotations
 
+import copy
 import json
 import math
+import tempfile
 from pathlib import Path
+
+from sa2va_dpo.models.checkpoint import init_checkpoint, released_shapes
 
 # InternVL family, as the released 1B to 14B models; sizes chosen so that float32 weights stay below 16 MB.
 CONFIG: dict = {
@@ -151,11 +155,6 @@ def write_tiny_checkpoint(output: Path, seed: int) -> int:
     Returns:
         The number of parameters, video-memory tensors included.
     """
-    import copy
-    import tempfile
-
-    from sa2va_dpo.models.checkpoint import init_checkpoint, released_shapes
-
     with tempfile.TemporaryDirectory() as tokenizer_dir:
         config = copy.deepcopy(CONFIG)
         config['llm_config']['vocab_size'] = write_tokenizer(Path(tokenizer_dir))

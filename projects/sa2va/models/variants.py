@@ -11,6 +11,10 @@ embedding and vocabulary head untied (tools/convert_to_hf.py of the Sa2VA reposi
 """
 from __future__ import annotations
 
+import difflib
+
+from sa2va_dpo.common.errors import InputError
+
 _VIT_300M = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
                  qkv_bias=True, qk_normalization=False, norm_type='layer_norm', layer_norm_eps=1e-6,
                  hidden_act='gelu', image_size=448, patch_size=14)
@@ -75,3 +79,18 @@ RELEASED: dict[str, dict] = {
                            deepstack_visual_indexes=[5, 11, 17], out_hidden_size=2560,
                            hidden_act='gelu_pytorch_tanh')),
 }
+
+
+def released_name(name: str) -> str:
+    """The released model that somebody means: ``8B``, ``InternVL3-8B`` and ``Sa2VA-InternVL3-8B`` are all spelled out.
+
+    Raises:
+        InputError: there is none; names the nearest.
+    """
+    short = {full.removeprefix('Sa2VA-').lower(): full for full in RELEASED}
+    found = short.get(name.lower().removeprefix('sa2va-'))
+    if found is None:
+        near = difflib.get_close_matches(name.lower(), short, n=1, cutoff=0.7)
+        raise InputError(f'{name}: no released Sa2VA has this size: '
+                         + (f'did you mean {short[near[0]]}?' if near else f'there are {", ".join(RELEASED)}'))
+    return found

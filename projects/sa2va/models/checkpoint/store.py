@@ -6,6 +6,7 @@ Pickle files (``.bin``) are opened with ``weights_only=True`` only.
 """
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
@@ -13,13 +14,13 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Mapping
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import parse_json, read_json
+from sa2va_dpo.common.files import parse_json, read_json, write_json
 
 DTYPES = {
     'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
@@ -314,6 +315,63 @@ def write_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str],
                     )
                 f.seek(info.start)
                 f.write(_bytes_of(tensor.contiguous()))
+
+
+def shard_names(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, shard_bytes: int) -> dict[str, list[str]]:
+    """Weight file -> its keys, sorted, as released checkpoints are cut: files of at most ``shard_bytes``, and at least
+    one tensor; one file is called ``model.safetensors``."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for key in sorted(shapes):
+        count = math.prod(shapes[key]) * dtype.itemsize
+        if size and size + count > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(key)
+        size += count
+    if len(shards) == 1:
+        return {_LAYOUTS[0][1]: shards[0]}
+    return {f'model-{i:05d}-of-{len(shards):05d}.safetensors': keys for i, keys in enumerate(shards, 1)}
+
+
+def write_new(out_dir: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype,
+              tensor_of: Callable[[str], torch.Tensor], shard_bytes: int = 5_000_000_000) -> int:
+    """Write safetensors files (and their index) of tensors that exist one at a time.
+
+    Args:
+        shapes: key -> shape.
+        dtype: in which every tensor is stored.
+        tensor_of: key -> tensor of that shape, in any dtype, on any device. Called once per key, in file order; the
+            host holds a piece of it.
+        shard_bytes: largest weight file.
+
+    Returns:
+        The bytes of all tensors.
+    """
+    name_of = {kind: name for name, kind in DTYPES.items()}[dtype]
+    shards, total = shard_names(shapes, dtype, shard_bytes), 0
+    for file, keys in shards.items():
+        table: dict[str, dict] = {'__metadata__': {'format': 'pt'}}
+        end = 0
+        for key in keys:
+            start, end = end, end + math.prod(shapes[key]) * dtype.itemsize
+            table[key] = dict(dtype=name_of, shape=list(shapes[key]), data_offsets=[start, end])
+        header = json.dumps(table, separators=(',', ':')).encode()
+        header += b' ' * (-len(header) % 8)  # tensors are to lie on multiples of eight
+        total += end
+        with open(out_dir / file, 'wb') as f:
+            f.write(struct.pack('<Q', len(header)) + header)
+            for key in keys:
+                tensor = tensor_of(key)
+                if tuple(tensor.shape) != tuple(shapes[key]):
+                    raise ValueError(f'{key}: {tuple(tensor.shape)}, must be {tuple(shapes[key])}')
+                for piece in tensor.reshape(-1).split(_PIECE // dtype.itemsize):
+                    f.write(_bytes_of(piece.to('cpu', dtype)))
+    if len(shards) > 1:
+        write_json(out_dir / _LAYOUTS[0][0], dict(
+            metadata=dict(total_size=total), weight_map={key: file for file, keys in shards.items() for key in keys}),
+            indent=2)
+    return total
 
 
 def weight_files(store: CheckpointStore) -> set[str]:
