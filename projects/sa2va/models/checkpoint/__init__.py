@@ -26,4 +26,5 @@ from .run import check_names, load_trained_tensors, read_trained_tensors, weight
 __all__ = ['SAM2_DIMS', 'Source', 'base_directory', 'base_hash', 'check_base', 'check_names', 'copy_with_sam_size',
            'default_dtype', 'empty_weights', 'export_adapter', 'export_checkpoint', 'init_checkpoint', 'initialise',
            'is_adapter', 'is_released_size', 'load_adapter', 'load_checkpoint', 'load_trained_tensors', 'read_again',
-           'read_config', 'read_sam2_dims', 'read_trained_tensors', 'released_shapes', 'stream_checkpoint', 'weights_only_loads']
+           'read_config', 'read_sam2_dims', 'read_trained_tensors', 'released_shapes', 'stream_checkpoint',
+           'weights_only_loads']
