@@ -1,10 +1,15 @@
 """What every family offers to ``Sa2VAModel``."""
 from __future__ import annotations
 
+import inspect
 from typing import Mapping
 
 import torch
 from torch import nn
+from transformers import LlamaModel, PretrainedConfig
+
+# transformers 4.57 calls the key/value cache of a decoder ``past_key_values``, 5.x ``cache``.
+_CACHE = 'cache' if 'cache' in inspect.signature(LlamaModel.forward).parameters else 'past_key_values'
 
 
 class MultimodalLLM(nn.Module):
@@ -80,14 +85,46 @@ def causal_attention_mask(batch: dict, cache=None) -> torch.Tensor | None:
     return None if mask is None or mask.shape[0] == 1 else mask
 
 
-def with_rope_fields(fields: Mapping) -> dict:
-    """Decoder fields with ``rope_theta`` and ``rope_scaling``, also when a newer transformers wrote the two as one
-    ``rope_parameters``."""
-    fields = dict(fields)
-    rope = fields.pop('rope_parameters', None)
-    if rope and 'rope_theta' not in fields:
-        rope = dict(rope)
-        fields['rope_theta'] = rope.pop('rope_theta', 10000.0)
-        if rope.get('rope_type', 'default') != 'default' or 'mrope_section' in rope:
-            fields['rope_scaling'] = rope
-    return fields
+def cache_arguments(cache) -> dict:
+    """How a decoder is told about its key/value cache (None: none, and none is made), on every transformers."""
+    return {_CACHE: cache, 'use_cache': cache is not None}
+
+
+def _rope_of(fields: Mapping) -> dict:
+    """Everything a configuration says about rotary positions, as one dict with ``rope_theta`` and ``rope_type``.
+
+    4.57 writes ``rope_theta`` and ``rope_scaling``, 5.x one ``rope_parameters``.
+    """
+    rope = dict(fields.get('rope_scaling') or {}, **(fields.get('rope_parameters') or {}))
+    if 'rope_theta' in fields:
+        rope.setdefault('rope_theta', fields['rope_theta'])
+    kind = rope.pop('type', None)
+    rope.setdefault('rope_type', kind or 'default')
+    if rope['rope_type'] == 'mrope':
+        # The name of multimodal sections before they became a field of the plain kind.
+        rope['rope_type'] = 'default'
+    return rope
+
+
+def decoder_config(kind: type[PretrainedConfig], fields: Mapping) -> PretrainedConfig:
+    """A transformers configuration from the fields that its constructor names; foreign fields are left out.
+
+    What decides how code runs rather than what it computes (dtype, attention kernel) never comes from a checkpoint.
+    Rotary fields are given in the form that the installed transformers reads: one that it does not know would be dropped
+    without a word, and with it the checkpoint's own frequencies.
+    """
+    parameters = inspect.signature(kind.__init__).parameters
+    known = set(parameters) - {'self', 'kwargs', 'use_cache', 'rope_theta', 'rope_scaling', 'rope_parameters'}
+    chosen = {k: v for k, v in fields.items() if k in known}
+    rope = _rope_of(fields)
+    if 'rope_parameters' in parameters:
+        if len(rope) > 1:  # more than the kind alone
+            chosen['rope_parameters'] = rope
+    elif 'rope_theta' in parameters:
+        if 'rope_theta' in rope:
+            chosen['rope_theta'] = rope.pop('rope_theta')
+        if rope['rope_type'] != 'default' or len(rope) > 1:
+            chosen['rope_scaling'] = rope
+    if 'use_cache' in parameters:
+        chosen['use_cache'] = False
+    return kind(**chosen, attn_implementation='sdpa')

@@ -14,13 +14,13 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sa2va_dpo.common.errors import InputError
 
-from .base import MultimodalLLM, causal_attention_mask, merge_image_tokens, with_rope_fields
+from .base import MultimodalLLM, cache_arguments, causal_attention_mask, decoder_config, merge_image_tokens
 
 # Fields of a released llm_config that decide the arithmetic. Everything else in there (attention kernels,
 # dtypes, token ids, remote-code maps) belongs to the code that wrote it.
 _DECODER_FIELDS = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
                    'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'rms_norm_eps', 'rope_theta',
-                   'rope_scaling', 'attention_dropout', 'use_sliding_window', 'sliding_window', 'max_window_layers',
+                   'rope_scaling', 'rope_parameters', 'attention_dropout', 'use_sliding_window', 'sliding_window', 'max_window_layers',
                    'initializer_range', 'tie_word_embeddings')
 
 
@@ -58,16 +58,14 @@ def decoder_kind(config: Mapping, where: str = 'config.json') -> str:
 
 
 def _build_decoder(config: Mapping, where: str) -> nn.Module:
-    c = with_rope_fields(config['llm_config'])
+    c = config['llm_config']
     fields = {k: c[k] for k in _DECODER_FIELDS if k in c}
     if decoder_kind(config, where) == 'qwen2':
-        return Qwen2Model(Qwen2Config(**fields, use_cache=False, attn_implementation='sdpa'))
+        return Qwen2Model(decoder_config(Qwen2Config, fields))
     if c.get('bias', False):
         raise InputError(f'{where}: llm_config.bias is true; InternLM2 was released without biases')
     # InternLM2 (arXiv 2403.17297) is LLaMA with other names and a fused, group-interleaved wqkv.
-    for name in ('use_sliding_window', 'sliding_window', 'max_window_layers'):
-        fields.pop(name, None)
-    return LlamaModel(LlamaConfig(**fields, use_cache=False, attn_implementation='sdpa'))
+    return LlamaModel(decoder_config(LlamaConfig, fields))
 
 
 def pixel_shuffle(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
@@ -122,7 +120,7 @@ class InternVL(MultimodalLLM):
                                         self.vision_tokens(batch))
         return self.language_model(
             inputs_embeds=embeddings, attention_mask=causal_attention_mask(batch, cache),
-            past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            **cache_arguments(cache)).last_hidden_state
 
     def step(self, token_ids: torch.Tensor, cache, batch: dict) -> torch.Tensor:
-        return self.language_model(input_ids=token_ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return self.language_model(input_ids=token_ids, **cache_arguments(cache)).last_hidden_state

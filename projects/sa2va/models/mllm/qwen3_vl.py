@@ -12,8 +12,8 @@ from torch import nn
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
-from .base import causal_attention_mask, merge_image_tokens
-from .qwen_vl import QwenVL, sub_config, text_fields
+from .base import cache_arguments, causal_attention_mask, decoder_config, merge_image_tokens
+from .qwen_vl import QwenVL, text_fields
 
 
 class Qwen3VL(QwenVL):
@@ -21,8 +21,8 @@ class Qwen3VL(QwenVL):
     it."""
 
     def __init__(self, config: Mapping, where: str = 'config.json') -> None:
-        super().__init__(Qwen3VLVisionModel(sub_config(Qwen3VLVisionConfig, config['vision_config'])),
-                         Qwen3VLTextModel(sub_config(Qwen3VLTextConfig, text_fields(config, where))))
+        super().__init__(Qwen3VLVisionModel(decoder_config(Qwen3VLVisionConfig, config['vision_config'])),
+                         Qwen3VLTextModel(decoder_config(Qwen3VLTextConfig, text_fields(config, where))))
         self.final_norm = self.language_model.norm
         self.language_model.norm = nn.Identity()
 
@@ -30,7 +30,9 @@ class Qwen3VL(QwenVL):
         """Image tokens ``[n, D]`` and what the first decoder layers add at their places (DeepStack, arXiv 2406.04334),
         one ``[n, D]`` per layer."""
         weight = self.vision_model.patch_embed.proj.weight
-        return self.vision_model(batch['pixel_values'].to(weight.dtype), grid_thw=batch['image_grid_thw'])
+        out = self.vision_model(batch['pixel_values'].to(weight.dtype), grid_thw=batch['image_grid_thw'])
+        # transformers 4.57 returns the two, 5.x an object that has them beside the patches' own states.
+        return out if isinstance(out, tuple) else (out.pooler_output, out.deepstack_features)
 
     def image_tokens(self, batch: dict) -> torch.Tensor:
         return self.vision_states(batch)[0]
@@ -48,12 +50,12 @@ class Qwen3VL(QwenVL):
         return self.language_model(
             inputs_embeds=embeddings, attention_mask=causal_attention_mask(batch, cache),
             position_ids=self.with_text_row(self.positions(batch)), visual_pos_masks=batch['image_token_mask'],
-            deepstack_visual_embeds=deep, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            deepstack_visual_embeds=deep, **cache_arguments(cache)).last_hidden_state
 
     def step(self, token_ids: torch.Tensor, cache, batch: dict) -> torch.Tensor:
         positions = self.with_text_row(self.step_positions(token_ids, cache, batch), cache.get_seq_length())
-        return self.language_model(input_ids=token_ids, position_ids=positions, past_key_values=cache,
-                                   use_cache=True).last_hidden_state
+        return self.language_model(input_ids=token_ids, position_ids=positions,
+                                   **cache_arguments(cache)).last_hidden_state
 
     def vocabulary_state(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.final_norm(hidden)

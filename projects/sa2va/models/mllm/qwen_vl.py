@@ -4,25 +4,14 @@ M-RoPE: Wang et al., "Qwen2-VL", arXiv 2409.12191.
 """
 from __future__ import annotations
 
-import inspect
 from typing import Mapping
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
 
 from sa2va_dpo.common.errors import InputError
 
-from .base import MultimodalLLM, with_rope_fields
-
-
-def sub_config(kind: type[PretrainedConfig], fields: Mapping) -> PretrainedConfig:
-    """A transformers configuration from the fields its constructor names; foreign fields are left out.
-
-    What decides how code runs rather than what it computes (dtype, attention kernel) never comes from a checkpoint.
-    """
-    known = set(inspect.signature(kind.__init__).parameters) - {'self', 'kwargs', 'use_cache'}
-    return kind(**{k: v for k, v in fields.items() if k in known}, attn_implementation='sdpa')
+from .base import MultimodalLLM
 
 
 def text_fields(config: Mapping, where: str) -> Mapping:
@@ -30,7 +19,7 @@ def text_fields(config: Mapping, where: str) -> Mapping:
     fields = config.get('text_config', config)
     if 'hidden_size' not in fields or 'vocab_size' not in fields:
         raise InputError(f'{where}: text_config states no hidden_size and vocab_size')
-    return with_rope_fields(fields)
+    return fields
 
 
 def mrope_positions(image_token_mask: torch.Tensor, grid_thw: torch.Tensor, merge: int) -> torch.Tensor:
