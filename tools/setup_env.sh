@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Make the environment that requirements/requirements.lock describes and print its interpreter as the last line.
-#   - an active virtual environment (VIRTUAL_ENV) or SA2VA_DPO_VENV is used as it is, else .venv beside this repository is made;
+#   - an active virtual environment (VIRTUAL_ENV) or SA2VA_DPO_VENV is used as it is, else .venv in this repository is made;
+#   - SA2VA_DPO_STACK=next takes requirements/next.lock instead (transformers 5), into .venv-next or SA2VA_DPO_VENV with "-next"
+#     behind it: never into an active environment, which holds the other stack;
 #   - only what is missing or of another version is installed, so a complete environment needs no network.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-lock="$root/requirements/requirements.lock"
 
 die() { echo "error: $*" >&2; exit 2; }
 
-venv="${VIRTUAL_ENV:-${SA2VA_DPO_VENV:-$root/.venv}}"
+case "${SA2VA_DPO_STACK:-}" in
+    '') lock="$root/requirements/requirements.lock"; venv="${VIRTUAL_ENV:-${SA2VA_DPO_VENV:-$root/.venv}}" ;;
+    next) lock="$root/requirements/next.lock"; venv="${SA2VA_DPO_VENV:-$root/.venv}-next" ;;
+    *) die "SA2VA_DPO_STACK is '$SA2VA_DPO_STACK': leave it unset (transformers 4.57) or set it to next (transformers 5)" ;;
+esac
 python="$venv/bin/python"
 if [ ! -x "$python" ]; then
     base=""

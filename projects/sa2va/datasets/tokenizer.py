@@ -6,6 +6,17 @@ from typing import Mapping
 
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
 
+try:
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+except ImportError:  # transformers 4.57, whose LlamaTokenizer is sentencepiece itself
+    SentencePieceTokenizer = LlamaTokenizer
+else:
+    class SentencePieceTokenizer(SentencePieceBackend):
+        """The pieces that the sentencepiece library finds. LlamaTokenizer of transformers 5 converts the model instead,
+        which keeps neither its kind (unigram or byte pairs) nor its treatment of white space."""
+
+        vocab_files_names = {'vocab_file': 'tokenizer.model'}
+
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
 
@@ -29,7 +40,7 @@ def load_tokenizer(directory: Path, config: Mapping):
         kind = PreTrainedTokenizerFast
     elif (directory / 'tokenizer.model').is_file():
         # InternLM2's own class is LLaMA's sentencepiece tokenizer (the early behaviour, "legacy") under another name.
-        kind, settings = LlamaTokenizer, dict(legacy=True)
+        kind, settings = SentencePieceTokenizer, dict(legacy=True)
     else:
         raise InputError(f'{directory}: no tokenizer.json, vocab.json or tokenizer.model; copy the tokenizer files of '
                          f'the checkpoint along')

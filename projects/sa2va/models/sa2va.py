@@ -24,7 +24,7 @@ from .sam2 import complete_dims, sam2_config
 
 # Buffers that hold frequencies. Rounded to bfloat16 they shift rotary phases by whole radians at long
 # positions, so they keep float32 whatever the model is cast to (DeepSpeed casts buffers as well).
-_PRECISE_BUFFERS = ('inv_freq', 'positional_embedding')
+_PRECISE_BUFFERS = ('inv_freq', 'original_inv_freq', 'position_ids', 'positional_embedding')
 
 
 @dataclass

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
 import pickle
 import re
@@ -42,11 +43,12 @@ def allow_run_state() -> None:
 
         classes += [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
     torch.serialization.add_safe_globals([
-        *classes, (_history_buffer_method, 'builtins.getattr'), (_history_buffer_method, '__builtin__.getattr')])
+        *classes, (_attribute_of, 'builtins.getattr'), (_attribute_of, '__builtin__.getattr')])
 
 
-def _history_buffer_method(owner: object, name: str):
-    """Stands for ``getattr`` while reading: mmengine pickles HistoryBuffer's own statistics by name, nothing else may.
+def _attribute_of(owner: object, name: str):
+    """Stands for ``getattr`` while reading: mmengine pickles HistoryBuffer's own statistics by name, early releases of
+    Python 3.11 the members of an enumeration, nothing else may.
 
     Raises:
         pickle.UnpicklingError: any other attribute of any other object.
@@ -55,6 +57,9 @@ def _history_buffer_method(owner: object, name: str):
 
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(HistoryBuffer, name)
+    # Only classes that are allowed by name reach this place.
+    if isinstance(owner, type) and issubclass(owner, enum.Enum) and name in owner.__members__:
+        return owner[name]
     raise pickle.UnpicklingError(f'the attribute {name} of {owner!r} is not plain data')
 
 

@@ -47,6 +47,24 @@ def test_getattr_opens_nothing_else(tmp_path):
         read_trained_tensors(tmp_path / 'reach.pth')
 
 
+def test_members_of_an_allowed_enumeration_are_read_by_name_as_early_python_3_11_writes_them(tmp_path):
+    stages = pytest.importorskip('deepspeed.runtime.zero.config').ZeroStageEnum
+
+    class ByName:
+        def __init__(self, name):
+            self.name = name
+
+        def __reduce__(self):
+            return getattr, (stages, self.name)
+
+    torch.save(dict(state_dict=state(), stage=ByName('gradients')), tmp_path / 'stage.pth')
+    with weights_only_loads():
+        assert torch.load(tmp_path / 'stage.pth')['stage'] is stages.gradients
+    torch.save(dict(state_dict=state(), stage=ByName('mro')), tmp_path / 'other.pth')
+    with pytest.raises(InputError, match='refused'):
+        read_trained_tensors(tmp_path / 'other.pth')
+
+
 def test_the_safe_loader_is_put_back(tmp_path):
     before = torch.load
     with pytest.raises(ValueError):

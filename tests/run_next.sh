@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What is run on the second stack (transformers 5, see docs/environment.md):   bash tests/run_next.sh [pytest arguments]
+set -euo pipefail
+export SA2VA_DPO_STACK=next
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="$(bash tools/setup_env.sh | tail -n 1)"
+"$python" -m pip check
+exec "$python" -m pytest tests/unit/models tests/unit/datasets/test_preprocess.py tests/integration/test_parity.py \
+    tests/integration/test_training.py::test_run_leaves_what_the_guide_lists \
+    tests/integration/test_training.py::test_resume_is_exact "$@"
