@@ -110,8 +110,8 @@ def decoder_config(kind: type[PretrainedConfig], fields: Mapping) -> PretrainedC
     """A transformers configuration from the fields that its constructor names; foreign fields are left out.
 
     What decides how code runs rather than what it computes (dtype, attention kernel) never comes from a checkpoint.
-    Rotary fields are given in the form that the installed transformers reads: one that it does not know would be dropped
-    without a word, and with it the checkpoint's own frequencies.
+    Rotary fields are given in the form that the installed transformers reads: one that it does not know would be
+    dropped without a word, and with it the checkpoint's own frequencies.
     """
     parameters = inspect.signature(kind.__init__).parameters
     known = set(parameters) - {'self', 'kwargs', 'use_cache', 'rope_theta', 'rope_scaling', 'rope_parameters'}

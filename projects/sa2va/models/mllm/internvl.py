@@ -20,8 +20,8 @@ from .base import MultimodalLLM, cache_arguments, causal_attention_mask, decoder
 # dtypes, token ids, remote-code maps) belongs to the code that wrote it.
 _DECODER_FIELDS = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
                    'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'rms_norm_eps', 'rope_theta',
-                   'rope_scaling', 'rope_parameters', 'attention_dropout', 'use_sliding_window', 'sliding_window', 'max_window_layers',
-                   'initializer_range', 'tie_word_embeddings')
+                   'rope_scaling', 'rope_parameters', 'attention_dropout', 'use_sliding_window', 'sliding_window',
+                   'max_window_layers', 'initializer_range', 'tie_word_embeddings')
 
 
 def vision_config(config: Mapping, where: str = 'config.json') -> InternVLVisionConfig:
