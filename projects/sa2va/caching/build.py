@@ -79,7 +79,7 @@ def fill_one(policy: Sa2VAModel, maker: SampleMaker, wish: Wish, stores: Mapping
     kinds = _missing(wish, stores)
     if kinds:
         for kind, tensors in compute(policy, batch_of(maker, wish[0], policy), kinds).items():
-            stores[kind].write(wish[0].key(), tensors)
+            stores[kind].write(wish[0].key(kind), tensors)
     return bool(kinds)
 
 
@@ -97,5 +97,4 @@ def missing(wishes: Sequence[Wish], stores: Mapping[str, CacheStore]) -> int:
 
 def _missing(wish: Wish, stores: Mapping[str, CacheStore]) -> list[str]:
     view, names = wish
-    key = view.key()
-    return [name for name in names if key not in stores[name]]
+    return [name for name in names if view.key(name) not in stores[name]]

@@ -199,7 +199,7 @@ def _sizes(model: Sa2VARunModel, maker: SampleMaker, wishes: list[Wish], names: 
     """Bytes of every kind over all views, from the first view (others may have another number of tiles)."""
     results = compute(model.policy, batch_of(maker, wishes[0][0], model.policy), names)
     return {name: sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-            * sum(name in wanted for _, wanted in wishes) for name, tensors in results.items()}
+            * len({view.key(name) for view, wanted in wishes if name in wanted}) for name, tensors in results.items()}
 
 
 def _fit(stores: dict[str, CacheStore], sizes: dict[str, int], asked: dict, rank: int) -> list[str]:

@@ -34,6 +34,7 @@ COMMANDS = {
     'convert': Command('convert', "upstream's trainer checkpoint to the released layout"),
     'parity': Command('parity', "compare the model with the original's reference numbers"),
     'resize': Command('resize', 'copy a checkpoint with another SAM2 input size'),
+    'view': Command('view', 'in how many tiles a checkpoint looks at an image'),
     'check-data': Command('check_data', 'which images fit which masks, and what is suspicious about them'),
     'coco-masks': Command('coco_masks', 'ground-truth masks of a COCO file'),
     'export-pairs': Command('export_pairs', 'pairs as one parquet file'),

@@ -44,18 +44,22 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
     Raises:
         InputError: ``output`` exists, or the checkpoint does not fit the config.
     """
-    from sa2va_dpo.models.checkpoint import export_adapter, export_checkpoint, load_trained_tensors
+    from sa2va_dpo.models.checkpoint import export_adapter, export_checkpoint, load_trained_tensors, read_view
     from sa2va_dpo.models.run_model import Sa2VARunModel
+    from sa2va_dpo.models.view_geometry import ViewGeometry
 
     _refuse_existing(output)
     # Neither the loss nor the reference is needed, nor any weight that was not trained.
     with setting('model'):
         model = Sa2VARunModel(cfg.model.checkpoint, cfg.model.trainable, device='meta')
     load_trained_tensors(model, checkpoint)
+    # What the run trained and validated with belongs to its result.
+    asked = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('view')
+    view = None if asked is None else ViewGeometry.of(asked)
     if adapter:
-        export_adapter(model.policy, output)
+        export_adapter(model.policy, output, view)
     else:
-        export_checkpoint(model.policy, cfg.model.checkpoint, output)
+        export_checkpoint(model.policy, cfg.model.checkpoint, output, view or read_view(cfg.model.checkpoint))
 
 
 def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | None = None) -> Path:
@@ -69,11 +73,11 @@ def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | No
     Raises:
         InputError: ``output`` exists, or the adapter's checkpoint is missing or another one.
     """
-    from sa2va_dpo.models.checkpoint import base_directory, export_checkpoint, load_checkpoint
+    from sa2va_dpo.models.checkpoint import base_directory, export_checkpoint, load_checkpoint, read_view
 
     _refuse_existing(output)
     found = base_directory(adapter, base)
-    export_checkpoint(load_checkpoint(adapter, device='meta', base=base), found, output)
+    export_checkpoint(load_checkpoint(adapter, device='meta', base=base), found, output, read_view(adapter, base))
     return found
 
 

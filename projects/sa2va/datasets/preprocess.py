@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.models.checkpoint import base_directory, read_config, read_sam2_dims
+from sa2va_dpo.models.checkpoint import base_directory, read_config, read_sam2_dims, read_view
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .image_views import as_rgb, image_half, to_normalised_tensor
 from .tokenizer import first_token_ids, load_tokenizer
@@ -58,11 +59,13 @@ class Sa2VAPreprocessor:
         tokenizer: the checkpoint's tokenizer.
         seg_token_id, image_token_id, pad_token_id, eos_token_id: ids; end_token_ids: a set of them.
         sam_size: side of the SAM2 input, pixels.
+        view: how closely the checkpoint's policy looks at an image that it predicts.
     """
 
     def __init__(self, tokenizer, images, sam_size: int, template: str | None = None,
-                 where: str = 'tokenizer') -> None:
+                 where: str = 'tokenizer', view: ViewGeometry | None = None) -> None:
         self.tokenizer, self.images, self.sam_size = tokenizer, images, sam_size
+        self.view = view or ViewGeometry()
         if template not in _TEMPLATES:
             raise InputError(f'{where}: template is {template!r}; Sa2VA was released with '
                              f'{", ".join(t for t in _TEMPLATES if t)}')
@@ -84,10 +87,12 @@ class Sa2VAPreprocessor:
                                             images.suffix) if t in vocabulary)
 
     @classmethod
-    def from_pretrained(cls, checkpoint_dir: str | os.PathLike, **image_settings) -> 'Sa2VAPreprocessor':
+    def from_pretrained(cls, checkpoint_dir: str | os.PathLike, view: ViewGeometry | None = None,
+                        **image_settings) -> 'Sa2VAPreprocessor':
         """Tokenizer and image processing of the family that ``config.json`` states.
 
         Args:
+            view: in place of the one that the checkpoint states (``sa2va_dpo.json``).
             image_settings: Qwen-VL families: ``min_pixels``, ``max_pixels`` of the language model's view.
 
         Raises:
@@ -97,7 +102,7 @@ class Sa2VAPreprocessor:
         config = read_config(directory)
         images = image_half(directory, config, image_settings)
         return cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],
-                   config.get('template'), str(directory))
+                   config.get('template'), str(directory), view or read_view(checkpoint_dir))
 
     # -- halves ---------------------------------------------------------------------------------------------------
 
@@ -215,19 +220,23 @@ class Sa2VAPreprocessor:
             ``sam_pixel_values [B, 3, S, S]``, ``original_sizes`` list of (H, W). In their place, where samples bring
             them: ``seg_states [n_seg, D]`` (then no text; positions in ``seg_index`` count the states of a row),
             ``vision_tokens [n, W]``, ``sam2_levels`` or ``sam2_features`` (lists of three tensors), and beside all
-            that ``reference_low_res [n_seg, h, w]``.
+            that ``reference_low_res [n_seg, h, w]``. Of images in tiles (``SampleMaker.prediction``) ``tiles``: for
+            each image its ``grid`` and ``parts``, one such batch a tile; beside them the language model's half of the
+            whole images, if that is what it sees.
 
         Raises:
             ValueError: a sample whose text has places for another number of image tokens than its image gives.
         """
         first = samples[0]
+        if 'tiles' in first:
+            return self._collate_tiled(samples)
         batch: dict = dict(original_sizes=[tuple(s['original_size']) for s in samples])
         if 'seg_states' in first:
             batch['seg_index'] = torch.tensor(
                 [(i, k) for i, s in enumerate(samples) for k in range(len(s['seg_states']))]
             )
         else:
-            batch.update(self._collate_text(samples))
+            batch.update(self._collate_text(samples) if 'input_ids' in first else {})
         for key in (*self.images.concatenated, 'vision_tokens', 'seg_states', 'reference_low_res'):
             if key in first:
                 batch[key] = torch.cat([s[key] for s in samples])
@@ -236,6 +245,13 @@ class Sa2VAPreprocessor:
                 batch[key] = [torch.stack(levels) for levels in zip(*(s[key] for s in samples))]
         if 'sam_pixel_values' in first:
             batch['sam_pixel_values'] = torch.stack([s['sam_pixel_values'] for s in samples])
+        return batch
+
+    def _collate_tiled(self, samples: Sequence[Mapping]) -> dict:
+        batch = self.collate([{name: value for name, value in sample.items() if name not in ('tiles', 'grid')}
+                              for sample in samples])
+        batch['tiles'] = [dict(grid=sample['grid'], parts=[self.collate([tile]) for tile in sample['tiles']])
+                          for sample in samples]
         return batch
 
     def _collate_text(self, samples: Sequence[Mapping]) -> dict:

@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 from sa2va_dpo.common.files import hash_file
 
 from .annotations import has_records
-from .dpo_vessel_dataset import DPOVesselDataset
+from .dpo_vessel_dataset import DPOVesselDataset, boxes_drawn
 from .draws import Draw
 from .mask_io import read_image_rgb
 from .samples import View
-from .seg_dataset import DEFAULT_PROMPT, preprocessor_of
+from .seg_dataset import DEFAULT_PROMPT, geometry_of, preprocessor_of
 
 
 @DATASETS.register_module()
@@ -59,10 +59,12 @@ class RoundPairs(Dataset):
     def views(self) -> list[View]:
         """Every view that an item of any round may be."""
         flip_prob = self.settings.get('flip_prob', 0.0)
+        geometry = geometry_of(self.pre, self.settings.get('view'))
         sides = (False,) if flip_prob <= 0 else (True,) if flip_prob >= 1 else (False, True)
         return [View(lambda path=path: hash_file(path), lambda path=path: read_image_rgb(path), self.prompt, horizontal,
-                     vertical)
-                for path in self.images for horizontal in sides for vertical in sides]
+                     vertical, box, geometry.context)
+                for path in self.images for horizontal in sides for vertical in sides
+                for box in boxes_drawn(geometry, path, self.pre.sam_size)]
 
     def validation_pairs(self, ann_file: str) -> DPOVesselDataset | None:
         """See :meth:`DPOVesselDataset.validation_pairs`."""
@@ -70,7 +72,8 @@ class RoundPairs(Dataset):
         if not has_records(path):
             return None
         return DPOVesselDataset(str(self.data_root), self.preprocessor, ann_file=ann_file, pairs_per_image=None,
-                                score_size=self.settings.get('score_size'), cache=self.settings.get('cache'))
+                                score_size=self.settings.get('score_size'), cache=self.settings.get('cache'),
+                                view=dict(grid=1))
 
     def __getitem__(self, index: int) -> dict:
         local, data = int(index), None

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import Dataset
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .annotations import VAL_FILE, read_segs, resolve
 from .draws import rng_of
@@ -19,16 +20,28 @@ from .ground_truth import check_sizes, match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask
 from .names import GT_SUFFIXES, key
 from .preprocess import Sa2VAPreprocessor
-from .samples import SampleMaker, View, digest_of_array
-from .targets import flip, soft_target
+from .samples import SampleMaker, View, digest_of_array, draw_tile
 
 DEFAULT_PROMPT = '<image>Please segment the blood vessels.'
 
 
 @lru_cache(maxsize=8)
-def preprocessor_of(checkpoint: str) -> Sa2VAPreprocessor:
-    """The preprocessor of a checkpoint directory; read once a process, data sets and collate functions share it."""
-    return Sa2VAPreprocessor.from_pretrained(checkpoint)
+def preprocessor_of(checkpoint: str, view: ViewGeometry | None = None) -> Sa2VAPreprocessor:
+    """The preprocessor of a checkpoint directory; read once a process, data sets and collate functions share it.
+
+    Args:
+        view: in place of the one that the checkpoint states.
+    """
+    return Sa2VAPreprocessor.from_pretrained(checkpoint, view)
+
+
+def geometry_of(pre: Sa2VAPreprocessor, view: Mapping | None) -> ViewGeometry:
+    """How closely a data set looks: the setting ``view``, or for None what the checkpoint states.
+
+    Raises:
+        InputError: a field or value that there is not.
+    """
+    return pre.view if view is None else ViewGeometry.of(view)
 
 
 @DATASETS.register_module()
@@ -111,6 +124,8 @@ class VesselSegDataset(Dataset):
         brightness: training only; largest relative change of gain and gamma, 0 switches it off.
         seed: of the augmentation, which is a function of it and of the draw (``datasets/draws.py``).
         cache: kind -> folder of results that need not be computed (docs/speed.md); not for training.
+        view: how closely to look (docs/resolution.md); None: as the checkpoint states it. Images are predicted from all
+            of their tiles, a training draw is one of them, or the whole image.
 
     Raises:
         ValueError: ``cache`` together with ``training``.
@@ -126,12 +141,14 @@ class VesselSegDataset(Dataset):
         brightness: float = 0.0,
         seed: int = 0,
         cache: dict[str, str] | None = None,
+        view: dict | None = None,
     ) -> None:
         if cache and training:
             raise ValueError('VesselSegDataset: a cache is for validation and test images, not for training ones')
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
         self.pre = preprocessor_of(str(preprocessor))
-        self.make_sample = SampleMaker(self.pre, cache)
+        self.geometry = geometry_of(self.pre, view)
+        self.make_sample = SampleMaker(self.pre, cache, self.geometry)
         self.training = training
         self.score_size = score_size or self.pre.sam_size
         self.flip_prob, self.brightness = flip_prob, brightness
@@ -141,25 +158,28 @@ class VesselSegDataset(Dataset):
         return len(self.source)
 
     def views(self) -> Iterator[View]:
-        """The view of every item; not for training."""
+        """The view of every item, tile by tile; not for training."""
         for index in range(len(self.source)):
             item = self.source[index]
             digest = digest_of_array(item['image'])
             # The views of a whole data set are held at once: they read their pixels again rather than keep them.
-            yield View(lambda digest=digest: digest, lambda index=index: self.source[index]['image'], item['prompt'])
+            whole = View(lambda digest=digest: digest, lambda index=index: self.source[index]['image'], item['prompt'])
+            yield from whole.tiles(self.geometry.boxes(item['image'].shape[:2], self.pre.sam_size),
+                                  self.geometry.context)
 
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]
         image, mask = item['image'], np.asarray(item['mask']) > 0
         if not self.training:
             view = View(lambda: digest_of_array(image), lambda: image, item['prompt'])
-            return dict(sample=self.make_sample(view), gt_mask=mask, image_id=item['image_id'], image=image,
-                        field_of_view=item.get('field_of_view'))
+            return dict(sample=self.make_sample.prediction(view, image.shape[:2]), gt_mask=mask,
+                        image_id=item['image_id'], image=image, field_of_view=item.get('field_of_view'))
         rng = rng_of(self.seed, index)
         image = jitter(image, self.brightness, rng)
         horizontal, vertical = rng.random(2) < self.flip_prob
-        image, mask = flip(image, horizontal, vertical), flip(mask, horizontal, vertical)
-        return dict(sample=self.pre(image, item['prompt']), target=soft_target(mask, self.score_size))
+        view = View(lambda: digest_of_array(image), lambda: image, item['prompt'], bool(horizontal), bool(vertical),
+                    draw_tile(self.geometry, image.shape[:2], self.pre.sam_size, rng), self.geometry.context)
+        return dict(sample=self.make_sample(view), target=view.target(mask, self.score_size))
 
 
 def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:

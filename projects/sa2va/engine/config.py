@@ -241,9 +241,9 @@ def _parsed(options: Iterable[str], flags: dict[str, Any]) -> Iterable[tuple[str
 
 
 def _covers(key: str, where: tuple) -> bool:
-    """Whether an override of ``key`` writes the setting at ``where``."""
+    """Whether an override of ``key`` writes the setting at ``where``, or a part of it."""
     spelled = spell(where)
-    return spelled == key or spelled.startswith(key + '.')
+    return spelled == key or spelled.startswith(key + '.') or key.startswith(spelled + '.')
 
 
 # ---- fitting to the data -------------------------------------------------------------------------------------------

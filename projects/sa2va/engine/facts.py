@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator
 from sa2va_dpo.common.bundled import bundled
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.losses.objective import PreferenceConfig
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .settings import known_names
 
@@ -27,6 +28,15 @@ def _is_number(value) -> bool:
 
 def _is_count(value) -> bool:
     return not isinstance(value, bool) and isinstance(value, int) and value >= 1
+
+
+def is_view(value) -> bool:
+    """Whether a setting ``view`` makes sense; None: as the checkpoint states it."""
+    try:
+        ViewGeometry.of(value)
+    except (InputError, TypeError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,8 @@ FACTS: tuple[Fact, ...] = (
          'a whole number of at least 1'),
     Fact('min_iou_gap', ('train_dataloader.dataset.min_iou_gap',), lambda v: _is_number(v) and 0 <= v <= 1,
          'a number from 0 to 1'),
+    Fact('view', tuple(f'{loader}.dataset.view' for loader in LOADERS), is_view,
+         'fields of a view: grid, overlap, blend, context, whole_share (docs/resolution.md)', same=True),
     # The window over which a logged value is averaged is the stretch since the last line.
     Fact('log_interval', ('default_hooks.logger.interval', 'log_processor.window_size'), _is_count,
          'a whole number of at least 1'),

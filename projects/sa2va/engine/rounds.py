@@ -28,6 +28,7 @@ from sa2va_dpo.common.files import make_directory, publish, remove
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE
 from sa2va_dpo.datasets.seg_dataset import preprocessor_of
 from sa2va_dpo.models.checkpoint import read_trained_tensors
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .checkpointing import ExactCheckpointHook
 from .guard import KEPT, TAKEN_BACK, Guard
@@ -126,8 +127,9 @@ class RoundsHook(Hook):
                                  f'of the run it would at {self.bounds[record["round"]]}: resume with the same length '
                                  'and rounds.count')
         data = runner.cfg.train_dataloader.dataset
+        view = None if data.get('view') is None else ViewGeometry.of(data.view)
         self.miner = RoundMiner(self.settings, self.images, runner.cfg.model.checkpoint,
-                                preprocessor_of(str(data.preprocessor)), runner.seed, data.get('cache'),
+                                preprocessor_of(str(data.preprocessor), view), runner.seed, data.get('cache'),
                                 runner.logger.info)
         if runner.val_loop is None and self.guard is not None:
             runner.logger.warning('rounds.guard: off, this run has no validation: no round will be taken back')

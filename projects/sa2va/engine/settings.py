@@ -9,6 +9,7 @@ from functools import lru_cache
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.losses.objective import PreferenceConfig
 from sa2va_dpo.models.trainable import PARTS
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .round_settings import RoundSettings
 
@@ -54,6 +55,7 @@ _FIXED: dict[tuple, tuple[str, ...]] = {
     ('auto_scale_lr',): ('enable', 'base_batch_size'),
     ('custom_imports',): ('imports', 'allow_failed_imports'),
     ('rounds', 'guard'): ('metric', 'patience', 'tolerance'),
+    ('view',): tuple(field.name for field in fields(ViewGeometry)),
 }
 _HOLDERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Read beside the arguments of the class that is built.

@@ -3,16 +3,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Mapping
 
 import numpy as np
 import torch
 from PIL import Image
 
 from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.datasets.image_views import as_rgb
 from sa2va_dpo.datasets.preprocess import DEFAULT_ANSWER, Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint import base_directory, default_dtype, load_checkpoint
+from sa2va_dpo.datasets.samples import SampleMaker, View, digest_of_array
+from sa2va_dpo.models.checkpoint import base_directory, default_dtype, load_checkpoint, read_view
 from sa2va_dpo.models.generate import generate
-from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, upsample_logits
+from sa2va_dpo.models.sa2va import Sa2VAModel
+from sa2va_dpo.models.tiled import MAX_GIB, blend, image_logits, moved
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 
 @dataclass
@@ -23,7 +28,7 @@ class Prediction:
         text: the answer: the teacher-forced one, or what was generated (control tokens at its end taken off).
         masks: bool ``[n_seg, H, W]`` in the size of the image: probability above 0.5.
         logits: float32 ``[n_seg, H, W]``.
-        iou_pred: float32 ``[n_seg]``, SAM2's own estimate of each mask's IoU.
+        iou_pred: float32 ``[n_seg]``, SAM2's own estimate of each mask's IoU; over tiles the mean.
     """
 
     text: str
@@ -38,22 +43,28 @@ class Predictor:
     Args:
         model: on its device; never changed.
         preprocessor: of the same checkpoint.
+        view: how closely to look (docs/resolution.md), in place of what the checkpoint states (``preprocessor.view``).
+        max_gib: bound on SAM2's working memory on a GPU, where an image is looked at in tiles.
     """
 
-    def __init__(self, model: Sa2VAModel, preprocessor: Sa2VAPreprocessor) -> None:
+    def __init__(self, model: Sa2VAModel, preprocessor: Sa2VAPreprocessor, view: ViewGeometry | Mapping | None = None,
+                 max_gib: float = MAX_GIB) -> None:
         self.model, self.preprocessor = model.eval(), preprocessor
+        self.view, self.max_gib = preprocessor.view if view is None else ViewGeometry.of(view), max_gib
         self._vocabulary_head: torch.Tensor | None = None
 
     @classmethod
     def from_pretrained(cls, checkpoint_dir: str | os.PathLike, dtype: torch.dtype | None = None,
                         device: str | torch.device | None = None,
-                        base: str | os.PathLike | None = None) -> 'Predictor':
+                        base: str | os.PathLike | None = None, view: ViewGeometry | Mapping | None = None,
+                        max_gib: float = MAX_GIB) -> 'Predictor':
         """Load a directory in the released layout, or an adapter.
 
         Args:
             dtype: of the weights; default bfloat16 for released sizes on a GPU, else float32.
             device: default the GPU when there is one.
             base: the checkpoint of an adapter, where it is not at the recorded path.
+            view, max_gib: see above.
 
         Raises:
             InputError: the directory cannot be used; the message says why.
@@ -61,8 +72,9 @@ class Predictor:
         device = torch.device(pick_device(str(device) if device is not None else None, 'device'))
         directory = base_directory(checkpoint_dir, base)
         dtype = dtype or default_dtype(directory, device)
+        view = read_view(checkpoint_dir, base) if view is None else view
         preprocessor = Sa2VAPreprocessor.from_pretrained(directory)
-        return cls(load_checkpoint(checkpoint_dir, dtype=dtype, device=device, base=base), preprocessor)
+        return cls(load_checkpoint(checkpoint_dir, dtype=dtype, device=device, base=base), preprocessor, view, max_gib)
 
     @torch.no_grad()
     def predict(self, image: Image.Image | np.ndarray, prompt: str, answer: str = DEFAULT_ANSWER, *,
@@ -82,15 +94,17 @@ class Predictor:
             InputError: an unusable prompt or answer.
         """
         pre, model = self.preprocessor, self.model
-        encoded = pre.encode_image(image)
-        size, tokens = encoded['original_size'], pre.num_image_tokens(encoded)
+        picture = np.asarray(as_rgb(image))
+        size, maker = picture.shape[:2], SampleMaker(pre, geometry=self.view)
+        view = View(lambda: digest_of_array(picture), lambda: picture, prompt, answer=answer)
         if not free_generation:
-            sample = {**encoded, **pre.encode_text(prompt, answer, num_image_tokens=tokens)}
-            return self._prediction(answer, model(self._batch(sample)), size)
-        sample = {**encoded, 'input_ids': pre.encode_question(prompt, num_image_tokens=tokens)}
-        batch = self._batch(sample)
-        result = generate(model, batch, self._head(), seg_token_id=pre.seg_token_id,
-                          end_token_ids=pre.end_token_ids, max_new_tokens=max_new_tokens)
+            batch = self._batch(maker.prediction(view, size))
+            return self._prediction(answer, *next(image_logits(model, batch, self.max_gib)))
+        encoded = pre.encode_image(picture, for_sam2=False)
+        question = pre.encode_question(prompt, num_image_tokens=pre.num_image_tokens(encoded))
+        result = generate(model, self._batch({**encoded, 'input_ids': question}), self._head(),
+                          seg_token_id=pre.seg_token_id, end_token_ids=pre.end_token_ids,
+                          max_new_tokens=max_new_tokens)
         ids = result.token_ids.tolist()
         if ids and ids[-1] in pre.end_token_ids:
             ids.pop()
@@ -98,17 +112,19 @@ class Predictor:
         if not len(result.seg_states):
             return Prediction(text, np.zeros((0, *size), bool), np.zeros((0, *size), np.float32),
                               np.zeros(0, np.float32))
-        features = model.encode_image(batch['sam_pixel_values'])
-        rows = torch.zeros(len(result.seg_states), dtype=torch.int64, device=self._device)
-        return self._prediction(text, model.decode(features, model.embed_states(result.seg_states), rows), size)
+        # What was said is said of the whole image, whatever each tile's own text would be.
+        grid = self.view.tiles(size, pre.sam_size)
+        tiles = view.tiles(self.view.boxes(size, pre.sam_size), 'image')
+        parts = [self._batch(maker(tile, language=False)) for tile in tiles]
+        return self._prediction(text, *blend(model, dict(grid=grid, parts=parts),
+                                             model.embed_states(result.seg_states), self.max_gib))
 
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def _batch(self, sample: dict) -> dict:
-        return {k: v.to(self._device) if isinstance(v, torch.Tensor) else v
-                for k, v in self.preprocessor.collate([sample]).items()}
+        return moved(self.preprocessor.collate([sample]), self._device)
 
     def _head(self) -> torch.Tensor:
         # Only free generation needs it, and it is one of the largest tensors, so it is read on first use.
@@ -117,6 +133,7 @@ class Predictor:
             self._vocabulary_head = self.model.source.vocabulary_head().to(self._device, dtype)
         return self._vocabulary_head
 
-    def _prediction(self, text: str, output: MaskOutput, size_hw: tuple[int, int]) -> Prediction:
-        logits = upsample_logits(output.low_res, self.model.sam_size, size_hw).cpu().numpy()
-        return Prediction(text, logits > 0, logits, output.iou_pred.max(dim=1).values.cpu().numpy())
+    @staticmethod
+    def _prediction(text: str, logits: torch.Tensor, iou_pred: torch.Tensor) -> Prediction:
+        found = logits.cpu().numpy()
+        return Prediction(text, found > 0, found, iou_pred.cpu().numpy())

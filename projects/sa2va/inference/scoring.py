@@ -30,9 +30,9 @@ def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2
     return Sa2VARunModel(str(checkpoint), device=device).to(device).eval()
 
 
-def images_of(source: dict | Dataset, checkpoint: str | Path) -> VesselSegDataset:
-    """A source of images with masks as the model's inputs; ``source`` as in ``VesselSegDataset``."""
-    return VesselSegDataset(source, str(checkpoint))
+def images_of(source: dict | Dataset, checkpoint: str | Path, view: dict | None = None) -> VesselSegDataset:
+    """A source of images with masks as the model's inputs; ``source`` and ``view`` as in ``VesselSegDataset``."""
+    return VesselSegDataset(source, str(checkpoint), view=view)
 
 
 @torch.no_grad()

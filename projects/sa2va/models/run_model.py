@@ -11,7 +11,8 @@ from mmengine.registry import MODELS
 
 from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint, read_again
 
-from .sa2va import Sa2VAModel, upsample_logits
+from .sa2va import Sa2VAModel
+from .tiled import image_logits
 from .trainable import (
     checkpoint_activations,
     checkpointed_parts,
@@ -165,10 +166,8 @@ class Sa2VARunModel(BaseModel):
     @torch.no_grad()
     def predict(self, batch: dict, gt_mask=None, image_id=None, image=None, field_of_view=None) -> list[dict]:
         """Binary masks at the images' own sizes (sigmoid > 0.5, that is logit > 0)."""
-        output = self.policy(batch)
         samples = []
-        for index, size in enumerate(batch['original_sizes']):
-            logits = upsample_logits(output.low_res[index:index + 1].float(), self.policy.sam_size, tuple(size))
+        for index, (logits, _) in enumerate(image_logits(self.policy, batch)):
             sample = dict(pred_mask=(logits[0] > 0).cpu().numpy())
             for name, values in (('gt_mask', gt_mask), ('image_id', image_id), ('image', image),
                                  ('field_of_view', field_of_view)):

@@ -185,8 +185,8 @@ class Miner:
 
     def _cached(self, item: Item, pixels: Pixels) -> Callable[[bool, bool], dict | None]:
         def sample(horizontal: bool, vertical: bool) -> dict | None:
-            return self.frozen.if_cached(View(partial(hash_file, item.image), lambda: pixels.image, self.config.prompt,
-                                              horizontal, vertical))
+            view = View(partial(hash_file, item.image), lambda: pixels.image, self.config.prompt, horizontal, vertical)
+            return self.frozen.if_predicted(view, pixels.image.shape[:2])
 
         return sample
 

@@ -6,19 +6,24 @@ view are one decoder batch. Everything goes through the same ``encode_image`` / 
 """
 from __future__ import annotations
 
+from functools import partial
 from typing import Callable, Sequence
 
 import numpy as np
 import torch
 
 from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.datasets.samples import SampleMaker, digest_of_array
+from sa2va_dpo.datasets.samples import View as Sample
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
+from sa2va_dpo.models.tiled import moved, passes
 
 from .candidates import Request, generator
 from .views import VIEWS
 
 # View -> (horizontal, vertical), as training mirrors its images.
 MIRRORS = dict(identity=(False, False), hflip=(True, False), vflip=(False, True), rot180=(True, True))
+MOST_KEPT = 32  # images or tiles whose SAM2 features are kept, 16 MB each at 1024 px in float32
 DECODER_BATCH = 32  # bounds memory: a 1024 px embedding repeats its high-resolution features, 12 MB each
 
 
@@ -108,20 +113,35 @@ class PolicySampler:
             batch = pre.collate([sample])
         else:
             pictures = [np.ascontiguousarray(picture) for picture in VIEWS[view].images(self.image)]
-            batch = pre.collate([pre(picture, prompt) for picture in pictures])
-        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+            if pre.view.plain:
+                batch = pre.collate([pre(picture, prompt) for picture in pictures])
+            else:
+                maker = SampleMaker(pre)
+                batch = pre.collate([maker.prediction(Sample(partial(digest_of_array, picture), partial(_same, picture),
+                                                             prompt), picture.shape[:2]) for picture in pictures])
+        return moved(batch, device)
 
     def _encode(self, checkpoint: str | None, view: str, prompt: str) -> tuple[Sam2Features, torch.Tensor]:
+        """Features and prompt vectors, one a picture; of pictures in tiles one a tile, picture by picture."""
         policy, _ = self.policies.get(checkpoint)
-        if (checkpoint, view, prompt) not in self._embeddings:
+        known = (checkpoint, view) in self._features
+        if not known or (checkpoint, view, prompt) not in self._embeddings:
             batch = self._inputs(checkpoint, view, prompt)
-            if (checkpoint, view) not in self._features:
-                self._features[checkpoint, view] = policy.image_features(batch)
-            self._embeddings[checkpoint, view, prompt] = policy.encode_prompt(batch)
+            features, embeddings = _of_tiles(policy, batch) if 'tiles' in batch else (
+                None if known else policy.image_features(batch), policy.encode_prompt(batch))
+            if features is not None:
+                self._keep(checkpoint, view, features)
+            self._embeddings[checkpoint, view, prompt] = embeddings
         return self._features[checkpoint, view], self._embeddings[checkpoint, view, prompt]
 
+    def _keep(self, checkpoint: str | None, view: str, features: Sam2Features) -> None:
+        self._features[checkpoint, view] = features
+        # Of a tiled image the features of all views together would not fit; those of one view always stay.
+        while len(self._features) > 1 and sum(len(f.image_embed) for f in self._features.values()) > MOST_KEPT:
+            del self._features[next(iter(self._features))]
+
     def _decode(self, checkpoint: str | None, view: str, prompt: str, variants: list[tuple]) -> MaskOutput:
-        """All variants of all pictures of a view; row ``variant * pictures + picture``."""
+        """All variants of all pictures (or their tiles) of a view; row ``variant * pictures + picture``."""
         policy, _ = self.policies.get(checkpoint)
         features, embedding = self._encode(checkpoint, view, prompt)
         pictures = len(embedding)
@@ -155,16 +175,37 @@ class PolicySampler:
     def _restore(self, checkpoint: str | None, view: str, output: MaskOutput, variant: int, variants: int,
                  rank: int) -> tuple[torch.Tensor, float]:
         """Logits float32 [H, W] and mean predicted IoU of one variant and hypothesis."""
-        policy, _ = self.policies.get(checkpoint)
-        pictures = len(output.low_res) // variants
+        policy, pre = self.policies.get(checkpoint)
+        row = variant * (len(output.low_res) // variants)
         logits, scores = [], []
-        for picture, shown in enumerate(VIEWS[view].images(self.image)):
-            row = variant * pictures + picture
-            hypothesis = torch.argsort(output.iou_pred[row], descending=True, stable=True)[rank]
-            low_res = output.hypotheses[row, hypothesis] if rank else output.low_res[row]
-            logits.append(upsample_logits(low_res[None].float(), policy.sam_size, shown.shape[:2])[0])
-            scores.append(float(output.iou_pred[row, hypothesis]))
+        for shown in VIEWS[view].images(self.image):
+            grid = pre.view.tiles(shown.shape[:2], policy.sam_size)
+            canvas = grid.canvas(1, output.low_res.device)
+            for tile, box in enumerate(grid.boxes):
+                hypothesis = torch.argsort(output.iou_pred[row], descending=True, stable=True)[rank]
+                low_res = output.hypotheses[row, hypothesis] if rank else output.low_res[row]
+                canvas.add(tile, upsample_logits(low_res[None].float(), policy.sam_size, box.size))
+                scores.append(float(output.iou_pred[row, hypothesis]))
+                row += 1
+            logits.append(canvas.logits[0])
         return VIEWS[view].restore(logits, self.image.shape[:2]), float(np.mean(scores))
+
+
+def _of_tiles(policy: Sa2VAModel, batch: dict) -> tuple[Sam2Features, torch.Tensor]:
+    """SAM2's features and the prompt vectors of all tiles of a batch of pictures."""
+    prompts = policy.encode_prompt(batch) if 'seg_index' in batch else None
+    found = []
+    for row, tiles in enumerate(batch['tiles']):
+        own = None if prompts is None else prompts[batch['seg_index'][:, 0] == row]
+        found += [(features, vectors) for features, _, vectors in passes(policy, tiles['parts'], own)]
+    levels = [torch.cat([features.high_res[level] for features, _ in found])
+              for level in range(len(found[0][0].high_res))]
+    embed = torch.cat([features.image_embed for features, _ in found])
+    return Sam2Features(embed, levels), torch.cat([vectors for _, vectors in found])
+
+
+def _same(picture: np.ndarray) -> np.ndarray:
+    return picture
 
 
 def _variant(request: Request) -> tuple[float, float, int]:

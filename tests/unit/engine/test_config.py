@@ -83,6 +83,7 @@ SHORT = {
         for part in ('dataset', 'collate_fn')]),
     'data_root': ('/new data', ['train_dataloader.dataset.data_root', 'val_dataloader.dataset.source.data_root',
                                 'test_dataloader.dataset.source.data_root']),
+    'view': (2, [f'{loader}_dataloader.dataset.view' for loader in ('train', 'val', 'test')]),
 }
 
 
@@ -114,6 +115,16 @@ def test_every_fact_is_tested():
 def test_the_long_spelling_does_the_same(full, name):
     value, places = SHORT[name]
     assert read_config(full, [f'{places[0]}={value}']).to_dict() == read_config(full, [f'{name}={value}']).to_dict()
+
+
+def test_parts_of_a_view_reach_every_loader(full):
+    cfg = read_config(full, ['view.grid=3', 'view.context=tile'])
+    for loader in ('train', 'val', 'test'):
+        assert cfg[f'{loader}_dataloader'].dataset.view == dict(grid=3, context='tile')
+    for option, words in (('view.grid=0', 'view: .* must be fields of a view'),
+                          ('view.tiles=2', 'nothing reads view.tiles: there are blend, context, grid')):
+        with pytest.raises(InputError, match=words):
+            read_config(full, [option])
 
 
 def test_flags_are_the_same_settings(tiny):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sa2va_dpo.models.sa2va import MaskOutput, Sam2Features
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 SIZE = 32
 
@@ -47,6 +48,8 @@ class FakePolicy(torch.nn.Module):
 
 class FakePreprocessor:
     """The image at SIZE x SIZE in 0..1; the embedding tells prompts apart."""
+
+    view, sam_size = ViewGeometry(), SIZE
 
     def __call__(self, image, prompt):
         assert image.flags.c_contiguous and image.dtype == np.uint8

@@ -20,8 +20,9 @@ from torch import nn
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, read_json, write_json
 from sa2va_dpo.models.trainable import lora_layers
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
-from .layout import ADAPTER_BASE, SAM2_DIMS, assign, is_adapter, json_object
+from .layout import ADAPTER_BASE, OWN_FILE, SAM2_DIMS, assign, is_adapter, json_object
 from .store import CheckpointStore, read_safetensors
 
 _PREFIX = 'base_model.model.'
@@ -73,13 +74,14 @@ def check_base(directory: str | os.PathLike, base: str | os.PathLike) -> None:
                          f'its {SAM2_DIMS} differ); give the one that was at {recorded.get("checkpoint")}')
 
 
-def export_adapter(model: nn.Module, out_dir: str | os.PathLike) -> Path:
+def export_adapter(model: nn.Module, out_dir: str | os.PathLike, view: ViewGeometry | None = None) -> Path:
     """Write what was trained as an adapter, to be loaded like a checkpoint or put on its base with
     :func:`load_adapter`.
 
     Args:
         model: with its LoRA layers in place and ``requires_grad`` as in training.
         out_dir: new or empty; it appears only when complete.
+        view: how closely the policy looks; None: as its base states it.
 
     Raises:
         InputError: the output directory is in use.
@@ -89,6 +91,8 @@ def export_adapter(model: nn.Module, out_dir: str | os.PathLike) -> Path:
         raise ValueError('the model came from no checkpoint: there is nothing that its adapter could belong on')
     with new_directory(Path(out_dir)) as part:
         write_adapter(model, part, model.source.given)
+        if view is not None:
+            write_json(part / OWN_FILE, dict(view=view.to_dict()))
     return Path(out_dir)
 
 

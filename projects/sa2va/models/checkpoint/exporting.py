@@ -12,6 +12,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, write_json
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.trainable import lora_layers
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .keys import KeyGroup
 from .layout import (
@@ -23,6 +24,7 @@ from .layout import (
     key_groups,
     read_config,
     read_sam2_dims,
+    write_view,
 )
 from .store import CheckpointStore, other_weight_files, weight_files, write_like
 
@@ -37,7 +39,8 @@ def _copy_others(source: Path, target: Path, skip: set[str]) -> None:
             shutil.copy2(path, target / path.name)
 
 
-def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir: str | os.PathLike) -> Path:
+def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir: str | os.PathLike,
+                      view: ViewGeometry | None = None) -> Path:
     """Write a model in the released layout of the directory it came from.
 
     Weight files keep the names, shards, key order, key names and dtypes of the source, index and all other files
@@ -52,6 +55,7 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
         model: a ``Sa2VAModel``, with or without its LoRA layers, on any device; left as it is.
         source_dir: the released directory that fixes the layout (of an adapter: its base).
         out_dir: new or empty; it appears only when complete.
+        view: how closely the policy looks, stated beside the weights; None: as the source states it.
 
     Raises:
         InputError: the output directory is in use, or the source holds weights in two formats.
@@ -80,7 +84,7 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
             last[:] = group, _released_tensors(group, store, state, unread, adapters)
         return last[1][i]
 
-    write_directory_like(store, out_dir, tensor_of)
+    write_directory_like(store, out_dir, tensor_of, view)
     return out_dir
 
 
@@ -105,12 +109,14 @@ def _released_tensors(group: KeyGroup, store: CheckpointStore, state: dict[str, 
     return [torch.where(new == old.to(wide), old, new.to(old.dtype)) for new, old in zip(group.dump(values), stored)]
 
 
-def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor]) -> None:
+def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor],
+                         view: ViewGeometry | None = None) -> None:
     """A directory like the store's: same weight files with other numbers, all other files copied untouched.
 
     Args:
         tensor_of: released key -> CPU tensor of the stored shape and dtype; called once per key.
         out_dir: new or empty; it appears only when complete.
+        view: as in :func:`export_checkpoint`.
 
     Raises:
         InputError: the output directory is in use, or the store's directory holds weights in two formats.
@@ -122,6 +128,8 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
     with new_directory(out_dir) as part:
         write_like(store, part, tensor_of)
         _copy_others(store.directory, part, skip=weight_files(store))
+        if view is not None:
+            write_view(part, view)
 
 
 def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike, sam_size: int) -> Path:

@@ -10,16 +10,19 @@ import torch
 from accelerate import init_empty_weights
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import read_json
+from sa2va_dpo.common.files import read_json, write_json
 from sa2va_dpo.models.mllm import check_config, family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.sam2 import complete_dims
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .keys import KeyGroup, rename
 from .keys_mllm import mllm_groups, vocabulary_head
 from .keys_sam2 import sam2_groups, video_memory_shapes
 
 SAM2_DIMS = 'sam2_dims.json'
+# What this package adds to a checkpoint; upstream's code reads nothing of it.
+OWN_FILE = 'sa2va_dpo.json'
 # What makes a directory an adapter: the checkpoint that it belongs on is named in it.
 ADAPTER_BASE = 'base_checkpoint.json'
 # Weights larger than this, in bytes, are of released size: below, bfloat16 saves nothing worth its rounding.
@@ -84,6 +87,34 @@ def read_sam2_dims(directory: str | os.PathLike) -> dict:
     """SAM2 sizes: ``sam2_dims.json`` when it is there, else Hiera-Large at 1024 px (of an adapter: its base's)."""
     path = base_directory(directory) / SAM2_DIMS
     return complete_dims(json_object(path) if path.is_file() else None, str(path))
+
+
+def read_view(directory: str | os.PathLike, base: str | os.PathLike | None = None) -> ViewGeometry:
+    """How closely a checkpoint's policy looks: the field ``view`` of ``sa2va_dpo.json``, of an adapter its own or else
+    its base's; where there is none, at whole images.
+
+    Raises:
+        InputError: the file is broken; names it.
+    """
+    base_directory(directory, base)  # an adapter without a base, or on itself, is said there
+    found = Path(directory)
+    while not (found / OWN_FILE).is_file() and is_adapter(found):
+        found, base = recorded_base(found, base), None
+    path = found / OWN_FILE
+    if not path.is_file():
+        return ViewGeometry()
+    content = json_object(path)
+    unknown = sorted(set(content) - {'view'})
+    if unknown or not isinstance(content.get('view', {}), dict):
+        raise InputError(f'{path}: {unknown[0] if unknown else "view"}: must be one object called view: correct it, or '
+                         f'remove the file to look at whole images')
+    return ViewGeometry.of(content.get('view'), f'{path}: view')
+
+
+def write_view(directory: Path, view: ViewGeometry) -> None:
+    """Let a checkpoint directory state its view; nothing is written that says what no file says as well."""
+    if not view.plain or (directory / OWN_FILE).is_file():
+        write_json(directory / OWN_FILE, dict(view=view.to_dict()))
 
 
 def is_released_size(directory: str | os.PathLike) -> bool:

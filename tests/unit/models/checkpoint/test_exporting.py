@@ -133,3 +133,52 @@ def test_every_trained_part_reaches_the_file(micro_checkpoint, tmp_path):
         new = load_file(export_checkpoint(model.policy, micro_checkpoint, tmp_path / part) / 'model.safetensors')
         changed = {key for key in stored if not torch.equal(stored[key], new[key])}
         assert changed and changed == released_keys(micro_checkpoint, trained.__contains__)
+
+
+def test_the_view_travels_with_what_was_trained(micro_checkpoint, tmp_path):
+    """Beside the weights, of which nothing changes; an adapter brings its own, and merged it is still there."""
+    import json
+    import shutil
+
+    from mmengine.config import Config
+
+    from sa2va_dpo.commands.export import export_run, merge_adapter
+    from sa2va_dpo.commands.view import main as view_command
+    from sa2va_dpo.common.errors import InputError
+    from sa2va_dpo.inference.predictor import Predictor
+    from sa2va_dpo.models.checkpoint import read_view
+
+    start = tmp_path / 'start'
+    shutil.copytree(micro_checkpoint, start)
+    model = move(Sa2VARunModel(str(start), RECIPE))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'iter_1.pth')
+
+    def run(view):
+        data = dict() if view is None else dict(view=view)
+        return Config(dict(model=dict(checkpoint=str(start), trainable=RECIPE), train_dataloader=dict(dataset=data)))
+
+    export_run(run(None), tmp_path / 'iter_1.pth', tmp_path / 'whole')
+    export_run(run(dict(grid=2, context='tile')), tmp_path / 'iter_1.pth', tmp_path / 'tiled')
+    assert not (tmp_path / 'whole/sa2va_dpo.json').exists() and read_view(tmp_path / 'whole').plain
+    assert json.loads((tmp_path / 'tiled/sa2va_dpo.json').read_text())['view'] == dict(
+        grid=2, overlap=0.25, blend='hann', context='tile', whole_share=0.25)
+    for name in os.listdir(tmp_path / 'whole'):
+        assert filecmp.cmp(tmp_path / 'whole' / name, tmp_path / 'tiled' / name, shallow=False)
+    assert Predictor.from_pretrained(tmp_path / 'tiled', device='cpu').view.grid == 2
+
+    export_run(run(dict(grid=3)), tmp_path / 'iter_1.pth', tmp_path / 'adapter', adapter=True)
+    assert read_view(tmp_path / 'adapter').grid == 3
+    assert Predictor.from_pretrained(tmp_path / 'adapter', device='cpu').view.grid == 3
+    merge_adapter(tmp_path / 'adapter', tmp_path / 'merged')
+    assert read_view(tmp_path / 'merged').grid == 3
+
+    # The start states one: what was trained on it looks as it does, unless the run says otherwise.
+    assert view_command([str(start), '--grid', '4']) == 0 and read_view(start).grid == 4
+    export_run(run(None), tmp_path / 'iter_1.pth', tmp_path / 'inherited')
+    export_run(run(dict(grid=1)), tmp_path / 'iter_1.pth', tmp_path / 'again')
+    assert read_view(tmp_path / 'inherited').grid == 4 and read_view(tmp_path / 'again').plain
+    for arguments, words in ((['--overlap', '0.1'], 'says nothing without --grid'), (['--grid', '9'], 'view.grid: 9'),
+                             (['--grid', '2', '--blend', 'x'], 'view.blend')):
+        with pytest.raises(InputError, match=words):
+            view_command([str(start), *arguments])
+    assert read_view(start).grid == 4
