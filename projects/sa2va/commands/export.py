@@ -46,7 +46,6 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
     """
     from sa2va_dpo.models.checkpoint import export_adapter, export_checkpoint, load_trained_tensors, read_view
     from sa2va_dpo.models.run_model import Sa2VARunModel
-    from sa2va_dpo.models.view_geometry import ViewGeometry
 
     _refuse_existing(output)
     # Neither the loss nor the reference is needed, nor any weight that was not trained.
@@ -54,12 +53,12 @@ def export_run(cfg, checkpoint: str | Path, output: str | Path, adapter: bool = 
         model = Sa2VARunModel(cfg.model.checkpoint, cfg.model.trainable, device='meta')
     load_trained_tensors(model, checkpoint)
     # What the run trained and validated with belongs to its result.
-    asked = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('view')
-    view = None if asked is None else ViewGeometry.of(asked)
+    view = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('view')
     if adapter:
         export_adapter(model.policy, output, view)
     else:
-        export_checkpoint(model.policy, cfg.model.checkpoint, output, view or read_view(cfg.model.checkpoint))
+        export_checkpoint(model.policy, cfg.model.checkpoint, output,
+                          read_view(cfg.model.checkpoint) if view is None else view)
 
 
 def merge_adapter(adapter: str | Path, output: str | Path, base: str | Path | None = None) -> Path:

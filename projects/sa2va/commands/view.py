@@ -32,17 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = parse_args(argv)
     from sa2va_dpo.models.checkpoint import read_view, write_view
-    from sa2va_dpo.models.view_geometry import ViewGeometry
 
     if not args.checkpoint.is_dir():
         raise InputError(f'{args.checkpoint}: no such checkpoint directory')
     asked = {name: value for name, value in vars(args).items() if name != 'checkpoint' and value is not None}
-    view = read_view(args.checkpoint)
     if asked:
         if args.grid is None:
             raise InputError(f'--{next(iter(asked))}: says nothing without --grid: add it')
         asked['grid'] = int(args.grid) if args.grid.isdecimal() else args.grid
-        view = ViewGeometry.of(asked, 'view')
-        write_view(args.checkpoint, view)
+        write_view(args.checkpoint, asked)
+    view = read_view(args.checkpoint)
     print(f'{args.checkpoint}: ' + ', '.join(f'{name} {value}' for name, value in view.to_dict().items()))
     return 0

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.datasets.samples import SampleMaker, digest_of_array
 from sa2va_dpo.datasets.samples import View as Sample
+from sa2va_dpo.models.checkpoint import default_dtype, load_checkpoint
 from sa2va_dpo.models.sa2va import MaskOutput, Sa2VAModel, Sam2Features, upsample_logits
 from sa2va_dpo.models.tiled import moved, passes
 
@@ -44,9 +46,6 @@ class Policies:
     def get(self, checkpoint: str | None = None) -> tuple[Sa2VAModel, object]:
         """(policy, preprocessor), read at first use."""
         if checkpoint not in self._loaded:
-            from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-            from sa2va_dpo.models.checkpoint import default_dtype, load_checkpoint
-
             path = checkpoint or self.model_path
             device = pick_device(self.device)
             self._loaded[checkpoint] = (load_checkpoint(path, dtype=default_dtype(path, device), device=device),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Mapping
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -74,7 +75,8 @@ def check_base(directory: str | os.PathLike, base: str | os.PathLike) -> None:
                          f'its {SAM2_DIMS} differ); give the one that was at {recorded.get("checkpoint")}')
 
 
-def export_adapter(model: nn.Module, out_dir: str | os.PathLike, view: ViewGeometry | None = None) -> Path:
+def export_adapter(model: nn.Module, out_dir: str | os.PathLike,
+                   view: ViewGeometry | Mapping | int | str | None = None) -> Path:
     """Write what was trained as an adapter, to be loaded like a checkpoint or put on its base with
     :func:`load_adapter`.
 
@@ -92,7 +94,7 @@ def export_adapter(model: nn.Module, out_dir: str | os.PathLike, view: ViewGeome
     with new_directory(Path(out_dir)) as part:
         write_adapter(model, part, model.source.given)
         if view is not None:
-            write_json(part / OWN_FILE, dict(view=view.to_dict()))
+            write_json(part / OWN_FILE, dict(view=ViewGeometry.of(view).to_dict()))
     return Path(out_dir)
 
 

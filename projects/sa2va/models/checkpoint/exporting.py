@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Mapping
 
 import torch
 
@@ -40,7 +40,7 @@ def _copy_others(source: Path, target: Path, skip: set[str]) -> None:
 
 
 def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir: str | os.PathLike,
-                      view: ViewGeometry | None = None) -> Path:
+                      view: ViewGeometry | Mapping | int | str | None = None) -> Path:
     """Write a model in the released layout of the directory it came from.
 
     Weight files keep the names, shards, key order, key names and dtypes of the source, index and all other files
@@ -110,7 +110,7 @@ def _released_tensors(group: KeyGroup, store: CheckpointStore, state: dict[str, 
 
 
 def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor],
-                         view: ViewGeometry | None = None) -> None:
+                         view: ViewGeometry | Mapping | int | str | None = None) -> None:
     """A directory like the store's: same weight files with other numbers, all other files copied untouched.
 
     Args:

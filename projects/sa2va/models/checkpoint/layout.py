@@ -111,10 +111,18 @@ def read_view(directory: str | os.PathLike, base: str | os.PathLike | None = Non
     return ViewGeometry.of(content.get('view'), f'{path}: view')
 
 
-def write_view(directory: Path, view: ViewGeometry) -> None:
-    """Let a checkpoint directory state its view; nothing is written that says what no file says as well."""
-    if not view.plain or (directory / OWN_FILE).is_file():
-        write_json(directory / OWN_FILE, dict(view=view.to_dict()))
+def write_view(directory: Path, view: ViewGeometry | Mapping | int | str) -> None:
+    """Let a checkpoint directory state its view; nothing is written that says what no file says as well.
+
+    Args:
+        view: see ``ViewGeometry.of``.
+
+    Raises:
+        InputError: an impossible view.
+    """
+    found = ViewGeometry.of(view)
+    if not found.plain or (directory / OWN_FILE).is_file():
+        write_json(directory / OWN_FILE, dict(view=found.to_dict()))
 
 
 def is_released_size(directory: str | os.PathLike) -> bool:
