@@ -20,7 +20,7 @@ FAULTS = '''
 import os, signal
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from sa2va_dpo.preferences.output import Journal
+from sa2va_dpo.common.journal import Journal
 
 WHERE, _, WHEN = os.environ.get('KILL_AT', '').partition('@')
 

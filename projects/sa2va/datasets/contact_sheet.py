@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.evaluation.overlay import BLUE, ORANGE
 
 from .mask_io import read_image_rgb, read_mask
 from .names import printable
 
 TILE, COLUMNS, CAPTION = 240, 6, 18
-# Told apart with every kind of colour vision.
-_MASK, _FIELD, _NOTED = (255, 140, 0), (60, 140, 255), (255, 140, 0)
+_MASK, _FIELD, _NOTED = ORANGE, BLUE, ORANGE
 
 
 def contact_sheet(items: Sequence[tuple[Path, Path, Path | None]], noted: set[Path], most: int = 24) -> np.ndarray:

@@ -115,8 +115,8 @@ class VesselSegDataset(Dataset):
 
     Args:
         source: config of a data set yielding dicts with ``image`` (uint8 H x W x 3), ``mask`` (H x W, nonzero is
-            vessel), ``prompt``, ``image_id`` and, where pixels are left out of the scores, ``field_of_view`` (bool H x
-            W).
+            vessel; only training needs one), ``prompt``, ``image_id`` and, where pixels are left out of the scores,
+            ``field_of_view`` (bool H x W).
         preprocessor: checkpoint directory whose tokenizer and image sizes are used.
         training: adds ``target`` (soft mask, uint8 [S, S]) in place of the full-size ground truth.
         score_size: S; ``None`` is the SAM2 input size.
@@ -169,7 +169,8 @@ class VesselSegDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]
-        image, mask = item['image'], np.asarray(item['mask']) > 0
+        image = item['image']
+        mask = np.asarray(item['mask']) > 0 if item.get('mask') is not None else None
         if not self.training:
             view = View(lambda: digest_of_array(image), lambda: image, item['prompt'])
             return dict(sample=self.make_sample.prediction(view, image.shape[:2]), gt_mask=mask,

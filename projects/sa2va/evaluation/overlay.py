@@ -1,29 +1,34 @@
-"""Where a prediction is right and wrong, drawn on the image."""
+"""Masks drawn on images: where a prediction is right and wrong, or what it found, in colours that everyone tells apart.
+
+Blue, orange and light grey are told apart with every common colour blindness, and none of them is found in a fundus
+photograph or an angiogram. The review page has the same three.
+"""
 from __future__ import annotations
+
+from typing import Sequence
 
 import cv2
 import numpy as np
 
 from .counts import check_masks
 
-# RGB. All three are bright, because they lie on a darkened grey image; plain blue would be lost on it.
-TRUE_POSITIVE = (0, 220, 60)
-FALSE_POSITIVE = (255, 50, 50)
-FALSE_NEGATIVE = (70, 140, 255)
+# RGB. All three are bright, because they lie on a darkened grey image.
+BLUE, ORANGE, GREY = (0, 190, 255), (255, 140, 0), (225, 225, 225)
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = GREY, ORANGE, BLUE
 LEGEND = (('TP found', TRUE_POSITIVE), ('FP extra', FALSE_POSITIVE), ('FN missed', FALSE_NEGATIVE))
+FOUND = BLUE
 
-_BACKGROUND_GAIN = 0.55
-_OPACITY = 0.85
 _SMALLEST_SIDE = 320
+Colour = tuple[int, int, int]
 
 
 def overlay(image: np.ndarray, pred: np.ndarray, target: np.ndarray, *, caption: str = '',
             max_side: int = 1600) -> np.ndarray:
-    """The image in dark grey with true positives green, false positives red, false negatives blue, and a legend.
+    """A prediction held against its ground truth: true positives light grey, false positives orange, false negatives
+    blue, on the image in dark grey, with a legend.
 
-    The image loses its colours because fundus photographs are red and angiograms grey: on neither could one tell
-    a false positive from the background otherwise. Pictures larger than ``max_side`` are area-averaged, so thin
-    errors fade instead of vanishing; small ones are enlarged by a whole factor, so that the legend fits.
+    Pictures larger than ``max_side`` are area-averaged, so thin errors fade instead of vanishing; small ones are
+    enlarged by a whole factor, so that the legend fits.
 
     Args:
         image: uint8 [H, W, 3] RGB or [H, W] grey; resized to the masks where its size differs.
@@ -37,32 +42,77 @@ def overlay(image: np.ndarray, pred: np.ndarray, target: np.ndarray, *, caption:
     Raises:
         ValueError: not an 8-bit image, or not bool masks of one shape.
     """
+    return _with_legend(fitted(difference(image, pred, target), max_side), LEGEND, caption)
+
+
+def prediction_overlay(image: np.ndarray, pred: np.ndarray, *, caption: str = '', max_side: int = 1600) -> np.ndarray:
+    """A prediction without ground truth: what was found blue, on the image in grey, with a legend.
+
+    Arguments, result and errors as those of :func:`overlay`. The image shows through, so that one can judge the mask.
+    """
+    picture = painted(image, ((pred, FOUND),), gain=0.85, opacity=0.6)
+    return _with_legend(fitted(picture, max_side), (('vessel', FOUND),), caption)
+
+
+def difference(image: np.ndarray, pred: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """:func:`overlay` at the size of the masks and without a legend: uint8 [h, w, 3] RGB."""
     check_masks(pred, target)
+    return painted(image, ((pred & target, TRUE_POSITIVE), (pred & ~target, FALSE_POSITIVE),
+                           (~pred & target, FALSE_NEGATIVE)))
+
+
+def painted(image: np.ndarray, regions: Sequence[tuple[np.ndarray, Colour]], *, gain: float = 0.45,
+            opacity: float = 0.9) -> np.ndarray:
+    """The image in dark grey with regions in colours on it.
+
+    The image loses its colours because fundus photographs are as orange as an error.
+
+    Args:
+        image: uint8 [H, W, 3] RGB or [H, W] grey; resized to the regions where its size differs.
+        regions: bool [h, w] and its RGB colour; a later one lies on an earlier one.
+        gain: of the image's brightness.
+        opacity: of the colours, 0 to 1.
+
+    Returns:
+        uint8 [h, w, 3] RGB.
+
+    Raises:
+        ValueError: not an 8-bit image, or not bool masks of one shape.
+    """
+    check_masks(*(region for region, _ in regions))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f'image must be uint8 [H, W, 3] or [H, W], not {image.dtype} {image.shape}')
-    height, width = pred.shape
-    if image.shape[:2] != pred.shape:
+    height, width = regions[0][0].shape
+    if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    picture = np.repeat((grey * _BACKGROUND_GAIN).astype(np.uint8)[..., None], 3, axis=2)
-    for region, colour in ((pred & target, TRUE_POSITIVE), (pred & ~target, FALSE_POSITIVE),
-                           (~pred & target, FALSE_NEGATIVE)):
-        picture[region] = ((1 - _OPACITY) * picture[region] + _OPACITY * np.array(colour)).astype(np.uint8)
+    picture = np.repeat((grey * gain).astype(np.uint8)[..., None], 3, axis=2)
+    for region, colour in regions:
+        picture[region] = ((1 - opacity) * picture[region] + opacity * np.array(colour)).astype(np.uint8)
+    return picture
 
+
+def fitted(picture: np.ndarray, max_side: int) -> np.ndarray:
+    """A picture [H, W, 3] within ``max_side`` pixels, or enlarged by a whole factor so that a legend fits below."""
+    height, width = picture.shape[:2]
     longest = max(height, width)
     if longest > max_side:
         size = (max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    elif width < _SMALLEST_SIDE:
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    if width < _SMALLEST_SIDE:
         factor = -(-_SMALLEST_SIDE // width)
         if longest * factor <= max_side:
-            picture = picture.repeat(factor, 0).repeat(factor, 1)
-    return np.concatenate([picture, _legend(picture.shape[1], caption)])
+            return picture.repeat(factor, 0).repeat(factor, 1)
+    return picture
 
 
-def _legend(width: int, caption: str) -> np.ndarray:
-    """A black strip with the three colours named; the text shrinks to the width that there is."""
-    texts = [text for text, _ in LEGEND] + ([caption] if caption else [])
+def _with_legend(picture: np.ndarray, legend: Sequence[tuple[str, Colour]], caption: str) -> np.ndarray:
+    return np.concatenate([picture, _legend(picture.shape[1], legend, caption)])
+
+
+def _legend(width: int, legend: Sequence[tuple[str, Colour]], caption: str) -> np.ndarray:
+    """A black strip with the colours named; the text shrinks to the width that there is."""
+    texts = [text for text, _ in legend] + ([caption] if caption else [])
     font, unit = cv2.FONT_HERSHEY_SIMPLEX, 22  # a glyph at scale 1 is 22 pixels high
 
     def needed(scale: float) -> float:
@@ -73,7 +123,7 @@ def _legend(width: int, caption: str) -> np.ndarray:
     strip = np.zeros((max(8, round(2 * em)), width, 3), np.uint8)
     baseline, x = round(1.4 * em), 0.5 * em
     thickness = 2 if scale > 0.9 else 1
-    for text, colour in LEGEND:
+    for text, colour in legend:
         cv2.rectangle(strip, (round(x), round(0.5 * em)), (round(x + em), baseline), colour, -1)
         cv2.putText(strip, text, (round(x + 1.4 * em), baseline), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
         x += cv2.getTextSize(text, font, scale, thickness)[0][0] + 2.4 * em

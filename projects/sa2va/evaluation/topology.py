@@ -7,7 +7,7 @@ from skimage.morphology import skeletonize
 
 from .counts import check_masks
 
-_EIGHT = np.ones((3, 3), dtype=bool)
+EIGHT = np.ones((3, 3), dtype=bool)
 
 
 def cldice(pred: np.ndarray, target: np.ndarray) -> float:
@@ -27,7 +27,7 @@ def cldice(pred: np.ndarray, target: np.ndarray) -> float:
         ValueError: not two-dimensional bool arrays of one shape.
     """
     check_masks(pred, target)
-    pred_skeleton, target_skeleton = _skeleton(pred), _skeleton(target)
+    pred_skeleton, target_skeleton = skeleton_of(pred), skeleton_of(target)
     pred_length, target_length = int(pred_skeleton.sum()), int(target_skeleton.sum())
     if not pred_length or not target_length:
         return float(pred_length == target_length)
@@ -52,7 +52,7 @@ def betti_numbers(mask: np.ndarray) -> tuple[int, int]:
         ValueError: not a two-dimensional bool array.
     """
     check_masks(mask)
-    components = ndimage.label(mask, structure=_EIGHT)[1]
+    components = ndimage.label(mask, structure=EIGHT)[1]
     # The frame of background joins everything that touches the border into one component: the outside.
     background = np.pad(~mask, 1, constant_values=True)
     return int(components), int(ndimage.label(background)[1]) - 1
@@ -71,8 +71,8 @@ def betti_errors(pred: np.ndarray, target: np.ndarray) -> tuple[int, int]:
     return abs(pred_b0 - target_b0), abs(pred_b1 - target_b1)
 
 
-def _skeleton(mask: np.ndarray) -> np.ndarray:
-    """The skeleton, computed on the bounding box only."""
+def skeleton_of(mask: np.ndarray) -> np.ndarray:
+    """Centrelines of a mask, both bool [H, W], by ``skimage.morphology.skeletonize`` on the bounding box only."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     skeleton = np.zeros_like(mask)
     if rows.size:

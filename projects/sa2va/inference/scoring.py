@@ -1,14 +1,15 @@
-"""The one loop that predicts masks and scores them: ``tools/test.py``, the main job, the choice of the input size, the
-study.
+"""The one loop that predicts masks, and scores them where there is ground truth: ``tools/test.py``, ``sa2va-dpo``
+``predict``, the main job, the choice of the input size, the study.
 
 Validation inside training goes through mmengine's runner (several processes, padded samplers); what it shares is the
 model's ``predict`` and :func:`sa2va_dpo.evaluation.vessel_metric.score_sample`.
 """
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -18,16 +19,26 @@ from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.scores import score_mask
 from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric, score_sample
+from sa2va_dpo.models.checkpoint import base_directory, default_dtype, load_checkpoint
 from sa2va_dpo.models.run_model import Sa2VARunModel
 
 Score = Callable[..., dict[str, float]]
 
 
-def load_for_inference(checkpoint: str | Path, device: str | None = None) -> Sa2VARunModel:
+def load_for_inference(checkpoint: str | Path, device: str | None = None, base: str | Path | None = None
+                       ) -> Sa2VARunModel:
     """A checkpoint directory as a model that predicts, in eval mode, on ``device`` (default: a GPU where there is
-    one)."""
+    one).
+
+    Args:
+        base: the checkpoint of an adapter, where it is not at the recorded path.
+    """
     device = pick_device(device)
-    return Sa2VARunModel(str(checkpoint), device=device).to(device).eval()
+    if base is None:
+        return Sa2VARunModel(str(checkpoint), device=device).to(device).eval()
+    whole = base_directory(checkpoint, base)  # its tokenizer and input size are the adapter's too
+    policy = load_checkpoint(checkpoint, dtype=default_dtype(whole, device), device=device, base=base)
+    return Sa2VARunModel(str(whole), device=device, policy=policy).to(device).eval()
 
 
 def images_of(source: dict | Dataset, checkpoint: str | Path, view: dict | None = None) -> VesselSegDataset:
@@ -36,6 +47,22 @@ def images_of(source: dict | Dataset, checkpoint: str | Path, view: dict | None 
 
 
 @torch.no_grad()
+def predictions(model: Sa2VARunModel, batches: Iterable[dict]) -> Iterator[list[dict]]:
+    """The predicted samples of each batch (see ``Sa2VARunModel.predict``).
+
+    Args:
+        model: predicts on the device where its parameters are; in eval mode while the loop runs, then as it was.
+        batches: what :func:`sa2va_dpo.datasets.seg_dataset.vessel_seg_collate` gives.
+    """
+    training = model.training
+    model.eval()
+    try:
+        for data in batches:
+            yield list(model.test_step(data))
+    finally:
+        model.train(training)
+
+
 def predict_and_score(
     model: Sa2VARunModel,
     dataset: Dataset,
@@ -63,16 +90,12 @@ def predict_and_score(
     """
     loader = DataLoader(dataset, batch_size=batch_size,
                         collate_fn=collate or partial(vessel_seg_collate, preprocessor=model.checkpoint))
-    training = model.training
-    model.eval()
-    try:
-        with tqdm(total=len(dataset), desc=desc, unit='image', disable=desc is None) as bar:
-            for data in loader:
-                for sample in model.test_step(data):
-                    yield sample, score_sample(sample, score)
-                    bar.update()
-    finally:
-        model.train(training)
+    with (tqdm(total=len(dataset), desc=desc, unit='image', disable=desc is None) as bar,
+          closing(predictions(model, loader)) as predicted):
+        for samples in predicted:
+            for sample in samples:
+                yield sample, score_sample(sample, score)
+                bar.update()
 
 
 def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,

@@ -164,15 +164,22 @@ class Sa2VARunModel(BaseModel):
         raise NotImplementedError(f'{type(self).__name__} has no loss: it predicts')
 
     @torch.no_grad()
-    def predict(self, batch: dict, gt_mask=None, image_id=None, image=None, field_of_view=None) -> list[dict]:
-        """Binary masks at the images' own sizes (sigmoid > 0.5, that is logit > 0)."""
+    def predict(self, batch: dict, gt_mask=None, image_id=None, image=None, field_of_view=None,
+                logits: bool = False) -> list[dict]:
+        """Binary masks at the images' own sizes (sigmoid > 0.5, that is logit > 0); see :meth:`forward`.
+
+        Args:
+            logits: also give ``logits``, float32 [H, W].
+        """
         samples = []
-        for index, (logits, _) in enumerate(image_logits(self.policy, batch)):
-            sample = dict(pred_mask=(logits[0] > 0).cpu().numpy())
-            for name, values in (('gt_mask', gt_mask), ('image_id', image_id), ('image', image),
-                                 ('field_of_view', field_of_view)):
-                if values is not None and values[index] is not None:
-                    sample[name] = values[index]
+        for index, (values, _) in enumerate(image_logits(self.policy, batch)):
+            sample = dict(pred_mask=(values[0] > 0).cpu().numpy())
+            if logits:
+                sample['logits'] = values[0].float().cpu().numpy()
+            for name, given in (('gt_mask', gt_mask), ('image_id', image_id), ('image', image),
+                                ('field_of_view', field_of_view)):
+                if given is not None and given[index] is not None:
+                    sample[name] = given[index]
             samples.append(sample)
         return samples
 

@@ -12,6 +12,7 @@ from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_text, write_json
+from sa2va_dpo.common.journal import Journal
 from sa2va_dpo.datasets.annotations import (
     PAIRS_FILE,
     TEST_FILE,
@@ -32,7 +33,7 @@ from sa2va_dpo.datasets.splits import Split, split_patients
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, read
-from .output import REPORT, DataRoot, Journal, digest
+from .output import REPORT, DataRoot, digest
 from .report import format_report, format_split, summarise_pairs
 from .sampler import Policies
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers, write_text
+from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers
+from sa2va_dpo.common.journal import Journal, read_lines
 from sa2va_dpo.datasets.annotations import CANDIDATES_FILE, PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
 from sa2va_dpo.datasets.containers import container_of
 from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
@@ -80,7 +81,7 @@ class DataRoot:
             raise InputError(f'--output_dir {self.root}: is a file: choose another folder')
         ownership.lock(self.root, 'pairs', '--output_dir')
         report, journals = self.report(), self._journals()
-        heads = [lines[0] for lines in map(_lines, journals) if len(lines) > 1]
+        heads = [lines[0] for lines in map(read_lines, journals) if len(lines) > 1]
         if report is not None:
             if not overwrite and not self._made_here(report, inputs):
                 raise InputError(
@@ -127,7 +128,7 @@ class DataRoot:
     def drop_changed(self, digests: dict[str, str]) -> None:
         """Remove the masks of images whose files changed since they were mined."""
         for journal in self._journals():
-            for entry in _lines(journal)[1:]:
+            for entry in read_lines(journal)[1:]:
                 if digests.get(entry['image']) != entry['inputs']:
                     for name in _masks(entry):
                         (self.root / name).unlink(missing_ok=True)
@@ -136,7 +137,7 @@ class DataRoot:
         """Finished images of an interrupted run by name; those whose files changed since are left out."""
         found = {}
         for journal in self._journals():
-            lines = _lines(journal)
+            lines = read_lines(journal)
             if lines and lines[0].get('fingerprint') == self.fingerprint:
                 for entry in lines[1:]:
                     if digests.get(entry['image']) == entry['inputs'] and all(
@@ -144,7 +145,7 @@ class DataRoot:
                         found[entry['image']] = entry
         return found
 
-    def open_journal(self, rank: int) -> 'Journal':
+    def open_journal(self, rank: int) -> Journal:
         return Journal(
             self.root / _JOURNAL.format(rank=rank), dict(fingerprint=self.fingerprint, made_with=self.made_with)
         )
@@ -187,36 +188,7 @@ class DataRoot:
                 write_mask(path, mask)
 
 
-class Journal:
-    """Lines that are on disk when ``append`` returns. A line cut short by a kill is removed at the next start."""
-
-    def __init__(self, path: Path, head: dict) -> None:
-        lines = _lines(path) if path.is_file() else []
-        if not lines or lines[0].get('fingerprint') != head['fingerprint']:
-            lines = [head]
-        write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
-        self._file = open(path, 'a', encoding='utf-8')
-
-    def append(self, entry: dict) -> None:
-        self._file.write(json.dumps(entry) + '\n')
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def _masks(entry: dict) -> list[str]:
     """The mask files of a journal entry, relative to the root."""
     return [*entry.get('files', ()), *(record[side] for record in entry['records']
                                        for side in ('chosen_mask', 'rejected_mask'))]
-
-
-def _lines(path: Path) -> list[dict]:
-    lines = []
-    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # the line that a kill cut short, and nothing after it
-    return lines

@@ -10,13 +10,10 @@ import numpy as np
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PairRecord, resolve
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask
+from sa2va_dpo.evaluation.overlay import BLUE, GREY, ORANGE, painted
 
-# RGB, as in the page's style sheet. Told apart with every common colour blindness, and neither is found in a fundus
-# photograph or an angiogram.
-ONLY_CHOSEN = (0, 190, 255)
-ONLY_REJECTED = (255, 140, 0)
-BOTH = (225, 225, 225)
-_GAIN = 0.45
+# As in the page's style sheet.
+ONLY_CHOSEN, ONLY_REJECTED, BOTH = BLUE, ORANGE, GREY
 _THUMBNAIL = 240
 
 
@@ -30,15 +27,8 @@ def difference(image: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> n
     Returns:
         uint8 [H, W, 3] RGB.
     """
-    grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * _GAIN).astype(np.uint8)
-    picture = np.repeat(grey[..., None], 3, axis=2)
-    for region, colour in (
-        (chosen & rejected, BOTH),
-        (chosen & ~rejected, ONLY_CHOSEN),
-        (~chosen & rejected, ONLY_REJECTED),
-    ):
-        picture[region] = colour
-    return picture
+    return painted(image, ((chosen & rejected, BOTH), (chosen & ~rejected, ONLY_CHOSEN),
+                           (~chosen & rejected, ONLY_REJECTED)))
 
 
 def load(data_root: Path, record: PairRecord) -> dict[str, np.ndarray]:

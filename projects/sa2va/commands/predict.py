@@ -1,0 +1,88 @@
+"""``sa2va-dpo predict``: a checkpoint's masks of images, and what they measure."""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from sa2va_dpo.common import errors, ownership, signals
+from sa2va_dpo.common.arguments import ArgumentParser
+from sa2va_dpo.common.errors import INPUT, InputError
+from sa2va_dpo.common.files import hash_directory, hash_json
+from sa2va_dpo.common.processes import pick_device, world_size
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = ArgumentParser(description='Segment images: masks, and a table of what they measure.')
+    add = parser.add_argument
+    add('--model', required=True, metavar='DIR', help='checkpoint directory, such as an export, or an adapter')
+    add('--base', metavar='DIR', help='the checkpoint of an adapter, where it is not at the recorded path')
+    add('--input', required=True, nargs='+', metavar='PATH',
+        help='images, folders (with sub-folders) or quoted patterns; DICOM and NIfTI too')
+    add('--output', required=True, metavar='DIR', help='folder for the results; the same command again goes on in it')
+    add('--prompt', help='the question (default: <image>Please segment the blood vessels.)')
+    add('--threshold', type=float, default=0.5, help='probability above which a pixel is vessel (default %(default)s)')
+    add('--probabilities', action='store_true', help='also write probability maps: 16-bit PNG, 65535 is 1')
+    add('--overlays', action='store_true', help='also write pictures of the masks on their images')
+    add('--batch-size', type=int, default=1, metavar='N', help='images per forward pass (default %(default)s)')
+    add('--device', help='cpu, cuda, cuda:1, ... (default: cuda where there is one)')
+    add('--overwrite', action='store_true', help="remove another run's results from the folder first")
+    return parser.parse_args(argv)
+
+
+@ownership.releases
+def main(argv: list[str] | None = None) -> int:
+    """Predict every image that can be read.
+
+    Returns:
+        0, or 2 where an image could not be read; each is named, and all others are done.
+
+    Raises:
+        InputError: a setting that cannot be used, no image, or the folder is not this run's.
+    """
+    args = parse_args(argv)
+    if not 0 < args.threshold < 1:
+        raise InputError(f'--threshold {args.threshold:g}: must be above 0 and below 1')
+    if args.batch_size < 1:
+        raise InputError(f'--batch-size {args.batch_size}: must be at least 1')
+    if world_size() > 1:
+        raise InputError('torchrun: predict runs in one process: start it without a launcher, once a GPU with '
+                         '--device and with images and folder of its own')
+    from tqdm import tqdm
+
+    from sa2va_dpo.datasets.image_files import find_images
+    from sa2va_dpo.datasets.preprocess import normalise_prompt
+    from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
+    from sa2va_dpo.inference.prediction_folder import OURS, TABLE, Outputs, predict_folder
+    from sa2va_dpo.inference.scoring import load_for_inference
+    from sa2va_dpo.models.checkpoint import base_directory
+
+    prompt = DEFAULT_PROMPT if args.prompt is None else args.prompt
+    normalise_prompt(prompt, '--prompt')
+    device = pick_device(args.device)
+    output = Path(args.output)
+    images = find_images(args.input, without=output)
+    models = dict.fromkeys([Path(args.model), base_directory(args.model, args.base)])
+    # Outputs are not in it: overlays may be asked for later, and are added then.
+    identity = dict(model=[hash_directory(path) for path in models], input=[str(Path(path)) for path in args.input],
+                    prompt=prompt, threshold=args.threshold, device=device.partition(':')[0])
+    signals.go_on('the same command goes on where it stopped')
+    with ownership.claim(output, 'prediction', identity, OURS, args.overwrite, flag='--output') as claim:
+        errors.log_tracebacks_to(output)
+        if claim.cleared:
+            print(claim.cleared)
+        model = load_for_inference(args.model, device, args.base)
+        begun = time.monotonic()
+        problems = predict_folder(
+            model, images, output, hash_json(identity), prompt,
+            Outputs(args.threshold, args.probabilities, args.overlays), args.batch_size,
+            report=lambda line: tqdm.write(f'left out: {line}', file=sys.stderr),
+        )
+        seconds = time.monotonic() - begun
+    print(f'{output}: {len(images) - len(problems)} masks, {TABLE}; {seconds:.1f} s')
+    if problems:
+        print(f'error: {len(problems)} of {len(images)} images could not be read and are left out (named above): '
+              'repair or remove them, and repeat the command', file=sys.stderr)
+        return INPUT
+    return 0
