@@ -3,14 +3,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from pathlib import Path
 
-from sa2va_dpo.common import errors, ownership, signals
+from tqdm import tqdm
+
+from sa2va_dpo.common import signals
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import INPUT, InputError
-from sa2va_dpo.common.files import hash_directory, hash_json
-from sa2va_dpo.common.processes import pick_device, world_size
+from sa2va_dpo.common.processes import world_size
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +30,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@ownership.releases
 def main(argv: list[str] | None = None) -> int:
     """Predict every image that can be read.
 
@@ -49,40 +47,17 @@ def main(argv: list[str] | None = None) -> int:
     if world_size() > 1:
         raise InputError('torchrun: predict runs in one process: start it without a launcher, once a GPU with '
                          '--device and with images and folder of its own')
-    from tqdm import tqdm
+    from sa2va_dpo.inference.prediction_folder import TABLE, Outputs, predict_folder
 
-    from sa2va_dpo.datasets.image_files import find_images
-    from sa2va_dpo.datasets.preprocess import normalise_prompt
-    from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
-    from sa2va_dpo.inference.prediction_folder import OURS, TABLE, Outputs, predict_folder
-    from sa2va_dpo.inference.scoring import load_for_inference
-    from sa2va_dpo.models.checkpoint import base_directory
-
-    prompt = DEFAULT_PROMPT if args.prompt is None else args.prompt
-    normalise_prompt(prompt, '--prompt')
-    device = pick_device(args.device)
-    output = Path(args.output)
-    images = find_images(args.input, without=output)
-    models = dict.fromkeys([Path(args.model), base_directory(args.model, args.base)])
-    # Outputs are not in it: overlays may be asked for later, and are added then.
-    identity = dict(model=[hash_directory(path) for path in models], input=[str(Path(path)) for path in args.input],
-                    prompt=prompt, threshold=args.threshold, device=device.partition(':')[0])
     signals.go_on('the same command goes on where it stopped')
-    with ownership.claim(output, 'prediction', identity, OURS, args.overwrite, flag='--output') as claim:
-        errors.log_tracebacks_to(output)
-        if claim.cleared:
-            print(claim.cleared)
-        model = load_for_inference(args.model, device, args.base)
-        begun = time.monotonic()
-        problems = predict_folder(
-            model, images, output, hash_json(identity), prompt,
-            Outputs(args.threshold, args.probabilities, args.overlays), args.batch_size,
-            report=lambda line: tqdm.write(f'left out: {line}', file=sys.stderr),
-        )
-        seconds = time.monotonic() - begun
-    print(f'{output}: {len(images) - len(problems)} masks, {TABLE}; {seconds:.1f} s')
-    if problems:
-        print(f'error: {len(problems)} of {len(images)} images could not be read and are left out (named above): '
-              'repair or remove them, and repeat the command', file=sys.stderr)
+    more = {} if args.prompt is None else dict(prompt=args.prompt)
+    done = predict_folder(
+        args.model, args.input, args.output, base=args.base,
+        outputs=Outputs(args.threshold, args.probabilities, args.overlays), batch_size=args.batch_size,
+        device=args.device, overwrite=args.overwrite, report=lambda line: tqdm.write(line, file=sys.stderr), **more)
+    print(f'{args.output}: {done.masks} masks, {TABLE}; {done.seconds:.1f} s')
+    if done.problems:
+        print(f'error: {len(done.problems)} of {done.masks + len(done.problems)} images could not be read and are left '
+              'out (named above): repair or remove them, and repeat the command', file=sys.stderr)
         return INPUT
     return 0

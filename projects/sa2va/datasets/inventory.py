@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
+import numpy as np
 from tqdm import tqdm
 
 from sa2va_dpo.common.errors import InputError
@@ -13,7 +14,7 @@ from sa2va_dpo.common.files import hash_file
 
 from . import outlines
 from .field_of_view import find_field_of_view
-from .ground_truth import MaskFolder, match_ground_truth
+from .ground_truth import MaskFolder, match_ground_truth, patient_of
 from .mask_io import image_size, is_binary, list_images, mask_levels, read_image_rgb, read_mask, read_probability
 from .names import SECOND_SUFFIXES, printable
 
@@ -112,6 +113,49 @@ def inspect(data: DataSet, progress: bool = False) -> DataSet:
     _copies(data, [image for image, _ in matched], 'images', 'two patients of one picture would be split')
     _copies(data, [mask for _, mask in matched], 'masks', 'is one of them the mask of another image?')
     return data
+
+
+def describe(data: DataSet, group_regex: str | None = None, most: int = 5) -> list[str]:
+    """A data set's findings as lines of text; of each kind the first ``most``.
+
+    Raises:
+        InputError: ``group_regex`` does not match a stem.
+    """
+    def some(names: list[str]) -> str:
+        return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+
+    images = len(data.matched) + len(data.without_mask)
+    patients = {patient_of(image.stem, group_regex) for image, _, _ in data.matched}
+    fields = sum(field is not None for _, _, field in data.matched)
+    lines = [
+        f'{printable(data.images)}: {len(data.matched)} of {images} images have a mask in {printable(data.masks)}, '
+        f'{len(patients)} patients, {fields} fields of view'
+    ]
+    lines += [
+        f'  {printable(image.name)} -> {printable(mask.name)}'
+        + (f', field of view {printable(field.name)}' if field else '')
+        for image, mask, field in data.matched[:3]
+    ]
+    if len(data.matched) > 3:
+        lines.append('  ...')
+    for names, label in (([printable(path.name) for path in data.without_mask], 'images without a mask'),
+                         ([printable(path.name) for path in data.without_image], 'masks without an image')):
+        if names:
+            lines.append(f'  {label} ({len(names)}): {some(names)}')
+    lines.append(
+        '  sizes: ' + some([f'{width} x {height} px ({count})' for (width, height), count in data.sizes.most_common()])
+    )
+    lines.append('  mask levels: ' + some([f'{levels} ({count})' for levels, count in data.levels.most_common()]))
+    if data.shares:
+        low, middle, high = np.quantile(data.shares, (0, 0.5, 1))
+        lines.append(f'  vessel: {low:.1%} to {high:.1%} of the image, median {middle:.1%}')
+    for findings, label in ((data.errors, 'error'), (data.warnings, 'look')):
+        lines += [f'  {label}: {finding}' for finding in findings[:most]]
+        if len(findings) > most:
+            lines.append(f'  {label}: {len(findings) - most} more of these')
+    if not data.errors and not data.warnings:
+        lines.append('  nothing suspicious')
+    return lines
 
 
 def _look(data: DataSet, image: Path, mask: Path) -> Path | None:

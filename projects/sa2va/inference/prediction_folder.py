@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import os
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -22,17 +23,21 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from sa2va_dpo.common import errors, ownership
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_file, remove, remove_leftovers, write_bytes
+from sa2va_dpo.common.files import hash_directory, hash_file, hash_json, remove, remove_leftovers, write_bytes
 from sa2va_dpo.common.journal import Journal, read_lines
-from sa2va_dpo.datasets.image_files import ImageFile
+from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.datasets.image_files import ImageFile, find_images
 from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
-from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
+from sa2va_dpo.datasets.preprocess import normalise_prompt
+from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT, VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.measures import VesselMeasures, vessel_measures
 from sa2va_dpo.evaluation.overlay import prediction_overlay
+from sa2va_dpo.models.checkpoint import base_directory
 from sa2va_dpo.models.run_model import Sa2VARunModel
 
-from .scoring import predictions
+from .scoring import load_for_inference, predictions
 
 MASKS, PROBABILITIES, OVERLAYS = 'masks', 'probabilities', 'overlays'
 TABLE, JOURNAL = 'predictions.csv', 'predictions.jsonl'
@@ -68,24 +73,66 @@ class Outputs:
         return {kind: folder / kind / f'{name}.png' for kind in kinds}
 
 
-def predict_folder(model: Sa2VARunModel, images: Sequence[ImageFile], folder: Path, fingerprint: str, prompt: str,
-                   outputs: Outputs, batch_size: int = 1, progress: bool = True,
-                   report: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Segment images into a folder, going on where an earlier call with the same fingerprint stopped.
+DEFAULT = Outputs()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came of a call.
+
+    Attributes:
+        masks: images whose results are in the folder, those of earlier calls included.
+        problems: a line for each image that could not be read.
+        seconds: of reading, computing and writing, without loading the model.
+    """
+
+    masks: int
+    problems: list[str]
+    seconds: float
+
+
+@ownership.releases
+def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder: str | os.PathLike, *,
+                   base: str | os.PathLike | None = None, prompt: str = DEFAULT_PROMPT, outputs: Outputs = DEFAULT,
+                   batch_size: int = 1, device: str | None = None, overwrite: bool = False, progress: bool = True,
+                   report: Callable[[str], None] = lambda line: None) -> Predicted:
+    """Segment images into a folder, going on where an earlier call with the same arguments stopped.
 
     Args:
-        model: on its device.
-        folder: owned by the caller (``common/ownership.py``).
-        fingerprint: of everything but the images that decides what the files hold.
+        checkpoint: directory in the released layout, or an adapter.
+        inputs: files, folders and patterns; see :func:`sa2va_dpo.datasets.image_files.find_images`.
+        folder: made if need be; one writer at a time (``common/ownership.py``).
+        base: the checkpoint of an adapter, where it is not at the recorded path.
+        outputs: what is written; more of it may be asked for later.
         batch_size: images per forward pass; they may differ in size.
-        report: is told each problem as it is found.
-
-    Returns:
-        One line for each image that could not be read; the others are all done.
+        device: default a GPU where there is one.
+        overwrite: remove another run's results first.
+        progress: show a bar.
+        report: is told each problem as it is found, and what ``overwrite`` removed.
 
     Raises:
-        InputError: the disk would not have it, or a prompt that cannot be used.
+        InputError: an argument that cannot be used, no image, the folder is not this run's, or the disk would not have
+            it. An image that cannot be read is no error: see ``Predicted.problems``.
     """
+    normalise_prompt(prompt, '--prompt')
+    device, folder = pick_device(device), Path(folder)
+    images = find_images(inputs, without=folder)
+    models = dict.fromkeys([Path(checkpoint), base_directory(checkpoint, base)])
+    identity = dict(model=[hash_directory(path) for path in models], input=[str(Path(path)) for path in inputs],
+                    prompt=prompt, threshold=outputs.threshold, device=device.partition(':')[0])
+    with ownership.claim(folder, 'prediction', identity, OURS, overwrite, flag='--output') as claim:
+        errors.log_tracebacks_to(folder)
+        if claim.cleared:
+            report(claim.cleared)
+        model = load_for_inference(checkpoint, device, base)
+        begun = time.monotonic()
+        problems = _predict(model, images, folder, hash_json(identity), prompt, outputs, batch_size, progress, report)
+    return Predicted(len(images) - len(problems), problems, time.monotonic() - begun)
+
+
+def _predict(model: Sa2VARunModel, images: Sequence[ImageFile], folder: Path, fingerprint: str, prompt: str,
+             outputs: Outputs, batch_size: int, progress: bool, report: Callable[[str], None]) -> list[str]:
+    """Every image that is not done; returns a line for each that cannot be read."""
     for kind in (MASKS, PROBABILITIES, OVERLAYS):
         for place, _, _ in os.walk(folder / kind):
             remove_leftovers(place)
@@ -98,7 +145,7 @@ def predict_folder(model: Sa2VARunModel, images: Sequence[ImageFile], folder: Pa
         # No mask may stand there for a file that has become another since.
         for file in outputs.files(folder, image.name).values():
             remove(file)
-        report(problem)
+        report(f'left out: {problem}')
 
     make = _BatchMaker(model.checkpoint, prompt, outputs.probabilities or outputs.threshold != 0.5, done)
     todo = [chunk for chunk in chunks if any(image.name not in done for image in chunk)]

@@ -28,7 +28,7 @@ def difference(image: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> n
         uint8 [H, W, 3] RGB.
     """
     return painted(image, ((chosen & rejected, BOTH), (chosen & ~rejected, ONLY_CHOSEN),
-                           (~chosen & rejected, ONLY_REJECTED)))
+                           (~chosen & rejected, ONLY_REJECTED)), opacity=1)
 
 
 def load(data_root: Path, record: PairRecord) -> dict[str, np.ndarray]:

@@ -106,7 +106,7 @@ def test_good_data_ends_well_and_says_so(tmp_path, capsys):
     assert '3 of 3 images have a mask' in said and '3 fields of view' in said and 'nothing suspicious' in said
     assert '01_dr.JPG -> 01_dr.tif, field of view 01_dr_mask.tif' in said
     sheet = np.asarray(Image.open(tmp_path / 'sheet.png')).astype(int)
-    assert (np.abs(sheet - (60, 140, 255)).sum(-1) < 12).any(), 'the field of view is drawn'
+    assert (np.abs(sheet - (0, 190, 255)).sum(-1) < 12).any(), 'the field of view is drawn'
     assert field().any()
 
 
