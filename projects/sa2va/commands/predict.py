@@ -25,6 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--probabilities', action='store_true', help='also write probability maps: 16-bit PNG, 65535 is 1')
     add('--overlays', action='store_true', help='also write pictures of the masks on their images')
     add('--batch-size', type=int, default=1, metavar='N', help='images per forward pass (default %(default)s)')
+    add('--grid', metavar='N', help='tiles along each axis or auto, in place of what the checkpoint states')
     add('--device', help='cpu, cuda, cuda:1, ... (default: cuda where there is one)')
     add('--overwrite', action='store_true', help="remove another run's results from the folder first")
     return parser.parse_args(argv)
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     done = predict_folder(
         args.model, args.input, args.output, base=args.base,
         outputs=Outputs(args.threshold, args.probabilities, args.overlays), batch_size=args.batch_size,
-        device=args.device, overwrite=args.overwrite, report=lambda line: tqdm.write(line, file=sys.stderr), **more)
+        device=args.device, grid=int(args.grid) if args.grid and args.grid.isdecimal() else args.grid,
+        overwrite=args.overwrite, report=lambda line: tqdm.write(line, file=sys.stderr), **more)
     print(f'{args.output}: {done.masks} masks, {TABLE}; {done.seconds:.1f} s')
     if done.problems:
         print(f'error: {len(done.problems)} of {done.masks + len(done.problems)} images could not be read and are left '

@@ -34,8 +34,9 @@ from sa2va_dpo.datasets.preprocess import normalise_prompt
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT, VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.measures import VesselMeasures, vessel_measures
 from sa2va_dpo.evaluation.overlay import prediction_overlay
-from sa2va_dpo.models.checkpoint import base_directory
+from sa2va_dpo.models.checkpoint import base_directory, read_view
 from sa2va_dpo.models.run_model import Sa2VARunModel
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .scoring import load_for_inference, predictions
 
@@ -43,6 +44,7 @@ MASKS, PROBABILITIES, OVERLAYS = 'masks', 'probabilities', 'overlays'
 TABLE, JOURNAL = 'predictions.csv', 'predictions.jsonl'
 # What a run writes, as ``common/ownership.py`` wants it.
 OURS = (MASKS, PROBABILITIES, OVERLAYS, TABLE, JOURNAL)
+Batch = tuple[dict | None, list[tuple[ImageFile, str]]]
 _AHEAD = 2  # batches that are read before, and written after, the one that is computed
 _MEASURES = tuple(field.name for field in fields(VesselMeasures))
 _FORMATS = dict(vessel_share='{:.6f}', skeleton_length_px='{:.2f}')
@@ -94,7 +96,8 @@ class Predicted:
 @ownership.releases
 def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder: str | os.PathLike, *,
                    base: str | os.PathLike | None = None, prompt: str = DEFAULT_PROMPT, outputs: Outputs = DEFAULT,
-                   batch_size: int = 1, device: str | None = None, overwrite: bool = False, progress: bool = True,
+                   batch_size: int = 1, device: str | None = None, grid: int | str | None = None,
+                   overwrite: bool = False, progress: bool = True,
                    report: Callable[[str], None] = lambda line: None) -> Predicted:
     """Segment images into a folder, going on where an earlier call with the same arguments stopped.
 
@@ -106,6 +109,7 @@ def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder:
         outputs: what is written; more of it may be asked for later.
         batch_size: images per forward pass; they may differ in size.
         device: default a GPU where there is one.
+        grid: tiles along each axis or ``'auto'`` (docs/resolution.md), in place of what the checkpoint states.
         overwrite: remove another run's results first.
         progress: show a bar.
         report: is told each problem as it is found, and what ``overwrite`` removed.
@@ -117,62 +121,133 @@ def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder:
     normalise_prompt(prompt, '--prompt')
     device, folder = pick_device(device), Path(folder)
     images = find_images(inputs, without=folder)
-    models = dict.fromkeys([Path(checkpoint), base_directory(checkpoint, base)])
-    identity = dict(model=[hash_directory(path) for path in models], input=[str(Path(path)) for path in inputs],
-                    prompt=prompt, threshold=outputs.threshold, device=device.partition(':')[0])
+    view = read_view(checkpoint, base)
+    if grid is not None:
+        view = ViewGeometry.of({**view.to_dict(), 'grid': grid}, '--grid: view')
+    whole = base_directory(checkpoint, base)
+    identity = dict(model=[hash_directory(path) for path in dict.fromkeys([Path(checkpoint), whole])],
+                    input=[str(Path(path)) for path in inputs], prompt=prompt, threshold=outputs.threshold,
+                    view=view.to_dict(), device=device.partition(':')[0])
     with ownership.claim(folder, 'prediction', identity, OURS, overwrite, flag='--output') as claim:
         errors.log_tracebacks_to(folder)
         if claim.cleared:
             report(claim.cleared)
+        work = _Work(folder, outputs, hash_json(identity), images, batch_size, report)
+        if not work.todo:
+            work.write_table()
+            return Predicted(len(images), [], 0)
+        make = _BatchMaker(str(whole), prompt, view, logits=outputs.probabilities or outputs.threshold != 0.5)
         model = load_for_inference(checkpoint, device, base)
         begun = time.monotonic()
-        problems = _predict(model, images, folder, hash_json(identity), prompt, outputs, batch_size, progress, report)
-    return Predicted(len(images) - len(problems), problems, time.monotonic() - begun)
+        work.do(model, make, progress)
+        work.write_table()
+    return Predicted(len(work.done), work.problems, time.monotonic() - begun)
 
 
-def _predict(model: Sa2VARunModel, images: Sequence[ImageFile], folder: Path, fingerprint: str, prompt: str,
-             outputs: Outputs, batch_size: int, progress: bool, report: Callable[[str], None]) -> list[str]:
-    """Every image that is not done; returns a line for each that cannot be read."""
-    for kind in (MASKS, PROBABILITIES, OVERLAYS):
-        for place, _, _ in os.walk(folder / kind):
-            remove_leftovers(place)
-    done = _done(folder, fingerprint, images, outputs)
-    chunks = [images[i:i + batch_size] for i in range(0, len(images), batch_size)]
-    problems: dict[str, str] = {}
+class _Work:
+    """What is done and what is left to do in a folder that the caller owns.
 
-    def failed(image: ImageFile, problem: str) -> None:
-        problems[image.name] = problem
-        # No mask may stand there for a file that has become another since.
-        for file in outputs.files(folder, image.name).values():
-            remove(file)
-        report(f'left out: {problem}')
+    Attributes:
+        done: name -> line of the journal, of images whose results are all there.
+        todo: batches with an image that is not done; cut by position, so that the same images are always together.
+    """
 
-    make = _BatchMaker(model.checkpoint, prompt, outputs.probabilities or outputs.threshold != 0.5, done)
-    todo = [chunk for chunk in chunks if any(image.name not in done for image in chunk)]
-    journal = Journal(folder / JOURNAL, dict(fingerprint=fingerprint))
-    pending: deque[Future] = deque()
-    with (tqdm(total=len(images), initial=len(done), desc='predict', unit='image', disable=not progress) as bar,
-          ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(4) as writers):
-        try:
-            with closing(predictions(model, _batches(readers, make, todo, failed, bar))) as predicted:
-                for samples in predicted:
-                    for sample in samples:
-                        if sample['image_id'].image.name in done:
-                            continue
-                        pending.append(writers.submit(_write, sample, folder, outputs, journal))
-                        if len(pending) > _AHEAD * batch_size:
-                            done.update(pending.popleft().result())
-                            bar.update()
-            while pending:
-                done.update(pending.popleft().result())
+    def __init__(self, folder: Path, outputs: Outputs, fingerprint: str, images: Sequence[ImageFile], batch_size: int,
+                 report: Callable[[str], None]) -> None:
+        self.folder, self.outputs, self.fingerprint, self.images = folder, outputs, fingerprint, images
+        self.report, self.batch_size = report, batch_size
+        self._problems: dict[str, str] = {}
+        for kind in (MASKS, PROBABILITIES, OVERLAYS):
+            for place, _, _ in os.walk(folder / kind):
+                remove_leftovers(place)
+        self.done = self._found()
+        chunks = [images[i:i + batch_size] for i in range(0, len(images), batch_size)]
+        self.todo = [chunk for chunk in chunks if any(image.name not in self.done for image in chunk)]
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each image that could not be read, in the order of the input."""
+        return [self._problems[image.name] for image in self.images if image.name in self._problems]
+
+    def _found(self) -> dict[str, dict]:
+        """Lines of the journal by image, of those whose file is as it was and whose results are all there."""
+        path = self.folder / JOURNAL
+        lines = read_lines(path) if path.is_file() else []
+        if not lines or lines[0].get('fingerprint') != self.fingerprint:
+            return {}
+        known = {line['image']: line for line in lines[1:]}
+        found = {}
+        for image in self.images:
+            line = known.get(image.name)
+            files = self.outputs.files(self.folder, image.name).values()
+            if line is None or not all(file.is_file() for file in files):
+                continue
+            try:
+                if hash_file(image.path) == line['inputs']:
+                    found[image.name] = line
+            except InputError:
+                pass  # it cannot be read any more: the run says so
+        return found
+
+    def do(self, model: Sa2VARunModel, make: _BatchMaker, progress: bool) -> None:
+        """Predict what is to be done, reading the next batches and writing the last ones meanwhile."""
+        journal = Journal(self.folder / JOURNAL, dict(fingerprint=self.fingerprint))
+        pending: deque[Future] = deque()
+        with (tqdm(total=len(self.images), initial=len(self.done), desc='predict', unit='image',
+                   disable=not progress) as bar,
+              ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(4) as writers):
+            batches = self._batches(readers, make, bar)
+
+            def finish_first() -> None:
+                entry = pending.popleft().result()
+                self.done[entry['image']] = entry
                 bar.update()
-        finally:
-            # An error or Ctrl-C: what is computed is still written, what is not read yet is not.
-            readers.shutdown(wait=True, cancel_futures=True)
-            writers.shutdown(wait=True)
-            journal.close()
-    _write_table(folder, [(image, done[image.name]) for image in images if image.name in done])
-    return [problems[image.name] for image in images if image.name in problems]
+
+            try:
+                with closing(predictions(model, batches)) as predicted:
+                    for sample in (sample for samples in predicted for sample in samples):
+                        if sample['image_id'].image.name not in self.done:
+                            pending.append(writers.submit(_write, sample, self.folder, self.outputs, journal))
+                        while len(pending) > _AHEAD * self.batch_size:
+                            finish_first()
+                while pending:
+                    finish_first()
+            finally:
+                # An error or Ctrl-C: what is computed is still written, what is not read yet is not.
+                readers.shutdown(wait=True, cancel_futures=True)
+                writers.shutdown(wait=True)
+                journal.close()
+
+    def _batches(self, readers: ThreadPoolExecutor, make: _BatchMaker, bar: tqdm) -> Iterator[dict]:
+        """What the model takes, batch after batch."""
+        queue: deque[Future] = deque()
+        rest = iter(self.todo)
+        while True:
+            while len(queue) < _AHEAD and (chunk := next(rest, None)) is not None:
+                queue.append(readers.submit(make, chunk, self.done))
+            if not queue:
+                return
+            data, problems = queue.popleft().result()
+            for image, problem in problems:
+                self._problems[image.name] = problem
+                # No mask may stand there for a file that has become another since.
+                for file in self.outputs.files(self.folder, image.name).values():
+                    remove(file)
+                self.report(f'left out: {problem}')
+                bar.update()
+            if data is not None:
+                yield data
+
+    def write_table(self) -> None:
+        """One row for each image that is done, in the order of the input."""
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator='\n')
+        writer.writerow(['image', 'mask', 'width', 'height', *_MEASURES])
+        for image in self.images:
+            if (line := self.done.get(image.name)) is not None:
+                measures = (_FORMATS.get(name, '{}').format(line[name]) for name in _MEASURES)
+                writer.writerow([image.label, f'{MASKS}/{image.name}.png', line['width'], line['height'], *measures])
+        write_bytes(self.folder / TABLE, table.getvalue().encode('utf-8'))
 
 
 @dataclass(frozen=True)
@@ -184,17 +259,14 @@ class _Read:
 
 
 class _BatchMaker:
-    """Reads the images of a batch.
+    """Reads the images of a batch."""
 
-    Returns:
-        What the model takes (``None`` where no image is left to be done), and the problem of each image that cannot be
-        read.
-    """
+    def __init__(self, checkpoint: str, prompt: str, view: ViewGeometry, logits: bool) -> None:
+        self.checkpoint, self.prompt, self.view, self.logits = checkpoint, prompt, view, logits
 
-    def __init__(self, checkpoint: str, prompt: str, logits: bool, done: Mapping[str, dict]) -> None:
-        self.checkpoint, self.prompt, self.logits, self.done = checkpoint, prompt, logits, done
-
-    def __call__(self, chunk: Sequence[ImageFile]) -> tuple[dict | None, list[tuple[ImageFile, str]]]:
+    def __call__(self, chunk: Sequence[ImageFile], done: Mapping[str, dict]) -> Batch:
+        """What the model takes (``None`` where every image that can be read is done), and the problems of the others.
+        """
         sources, problems = [], []
         for image in chunk:
             try:
@@ -205,33 +277,15 @@ class _BatchMaker:
                 sources.append(dict(image=read_image_rgb(image.path), prompt=self.prompt, image_id=read))
             except InputError as error:
                 problems.append((image, ' '.join(str(error).split())))
-        if all(source['image_id'].image.name in self.done for source in sources):
+        if all(source['image_id'].image.name in done for source in sources):
             return None, problems
-        dataset = VesselSegDataset(sources, self.checkpoint)
+        dataset = VesselSegDataset(sources, self.checkpoint, view=self.view)
         data = vessel_seg_collate([dataset[i] for i in range(len(sources))], self.checkpoint)
         return dict(data, logits=self.logits), problems
 
 
-def _batches(readers: ThreadPoolExecutor, make: _BatchMaker, chunks: Sequence[Sequence[ImageFile]],
-             failed: Callable[[ImageFile, str], None], bar: tqdm) -> Iterator[dict]:
-    """What the model takes, chunk after chunk, the next ones being read meanwhile."""
-    queue: deque[Future] = deque()
-    rest = iter(chunks)
-    while True:
-        while len(queue) < _AHEAD and (chunk := next(rest, None)) is not None:
-            queue.append(readers.submit(make, chunk))
-        if not queue:
-            return
-        data, problems = queue.popleft().result()
-        for image, problem in problems:
-            failed(image, problem)
-            bar.update()
-        if data is not None:
-            yield data
-
-
-def _write(sample: dict, folder: Path, outputs: Outputs, journal: Journal) -> dict[str, dict]:
-    """Put one image's files on the disk, then its line into the journal; returns name -> line."""
+def _write(sample: dict, folder: Path, outputs: Outputs, journal: Journal) -> dict:
+    """Put one image's files on the disk, then its line into the journal, which is returned."""
     image = sample['image_id'].image
     mask = sample['pred_mask'] if outputs.threshold == 0.5 else sample['logits'] > outputs.cut
     files = outputs.files(folder, image.name)
@@ -243,40 +297,10 @@ def _write(sample: dict, folder: Path, outputs: Outputs, journal: Journal) -> di
     entry = dict(image=image.name, inputs=sample['image_id'].digest, height=mask.shape[0], width=mask.shape[1],
                  **asdict(vessel_measures(mask)))
     journal.append(entry)
-    return {image.name: entry}
+    return entry
 
 
 def probability_png(logits: np.ndarray) -> bytes:
     """Logits [H, W] as a 16-bit grey PNG of their sigmoid, 65535 is 1; ``read_probability`` reads it back."""
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
     return cv2.imencode('.png', np.rint(probability * 65535).astype(np.uint16))[1].tobytes()
-
-
-def _done(folder: Path, fingerprint: str, images: Sequence[ImageFile], outputs: Outputs) -> dict[str, dict]:
-    """Lines of the journal by image, of those whose file is as it was and whose results are all there."""
-    path = folder / JOURNAL
-    lines = read_lines(path) if path.is_file() else []
-    if not lines or lines[0].get('fingerprint') != fingerprint:
-        return {}
-    known = {line['image']: line for line in lines[1:]}
-    found = {}
-    for image in images:
-        line = known.get(image.name)
-        if line is None or not all(file.is_file() for file in outputs.files(folder, image.name).values()):
-            continue
-        try:
-            if hash_file(image.path) == line['inputs']:
-                found[image.name] = line
-        except InputError:
-            pass  # it cannot be read any more: the run says so
-    return found
-
-
-def _write_table(folder: Path, rows: Sequence[tuple[ImageFile, dict]]) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator='\n')
-    writer.writerow(['image', 'mask', 'width', 'height', *_MEASURES])
-    for image, line in rows:
-        measures = (_FORMATS.get(name, '{}').format(line[name]) for name in _MEASURES)
-        writer.writerow([image.label, f'{MASKS}/{image.name}.png', line['width'], line['height'], *measures])
-    write_bytes(folder / TABLE, table.getvalue().encode('utf-8'))
