@@ -62,8 +62,11 @@ def main() -> None:
         return None
     table = [cell for cell in cells() if cell.group in args.groups]
     if args.cells:
+        for word in args.cells:
+            if not any(word in cell.name for cell in table):
+                sys.exit(f"--cells {word}: no recipe of these groups has that in its name (own is called self now)")
         table = [cell for cell in table if any(word in cell.name for word in args.cells)]
-    table = [Cell('start', 'own', dict(type='guide'), steps=0), *table]
+    table = [Cell('start', 'self', dict(type='guide'), steps=0), *table]
     index, count = map(int, args.shard.split('/'))
     splits = [(seed, data, base) for seed in args.seeds for base in args.bases for data in args.data]
     for seed, data, base in splits[index::count]:

@@ -112,7 +112,7 @@ def _plot(out: Path, rows: list[dict]) -> None:
             level = mean(name, 'dice')
             if level is not None:
                 axis.plot([0, 1], [level, level], style, transform=axis.get_yaxis_transform(), label=label)
-        for kind, colour, marker in (('picks', 'C0', 'o'), ('region picks', 'C2', 's')):
+        for kind, colour, marker in (('picks', 'C0', 'o'), ('region picks', '0.3', 's')):
             for suffix, fill in (('', 'none'), (', normalised x 0.3', colour)):
                 names = [f'{kind}, {rounds} round{"s" if rounds > 1 else ""}{suffix}' for rounds in (1, 4, 8)]
                 points = sorted(

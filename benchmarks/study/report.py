@@ -92,12 +92,12 @@ def _plot(out: Path, rows: list[dict], order: list[str]) -> None:
             x = [r['dice'] - start[base, data, r['seed']] for r in rows
                  if (r['base'], r['data'], r['cell']) == (base, data, name) and (base, data, r['seed']) in start]
             inside = [v for v in x if v >= _LEAST_SHOWN]
-            axis.plot(inside, [y] * len(inside), 'o', alpha=0.6, markersize=4)
+            axis.plot(inside, [y] * len(inside), 'o', color='tab:blue', alpha=0.6, markersize=4)
             if len(inside) < len(x):  # collapsed runs would squeeze the rest into one point
-                axis.plot(_LEAST_SHOWN, y, '<', color='red', markersize=5)
+                axis.plot(_LEAST_SHOWN, y, '<', color='tab:orange', markersize=5)
         axis.axvline(0, color='grey', lw=1)
         axis.set(title=f'{data}, {base}', yticks=range(len(names)), yticklabels=names)
     axes[0][0].invert_yaxis()
-    figure.supxlabel(f'change of test Dice (red: below {_LEAST_SHOWN:g})', fontsize='medium')
+    figure.supxlabel(f'change of test Dice (orange: below {_LEAST_SHOWN:g})', fontsize='medium')
     figure.tight_layout()
     figure.savefig(out / 'results.png', dpi=110)

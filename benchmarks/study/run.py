@@ -52,7 +52,7 @@ def run_cell(cell: Cell, split: Split) -> dict[str, float]:
     policy = model.policy
     optimizer, parameters = optimizer_of(model, cell.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, cell.steps))
-    pairs = split.select(cell.pairs, split.mine(judge='ClDice' if cell.pairs == 'own_topology' else 'IoU'))
+    pairs = split.select(cell.pairs, split.mine(judge='ClDice' if cell.pairs == 'self_topology' else 'IoU'))
     logs: dict[str, list[float]] = {name: [] for name in LOGGED}
     policy.train()
     for done in range(cell.steps):

@@ -172,11 +172,11 @@ class Split:
             truth = self.gt_of[image.stem]
             against_truth = [dict(image=image, chosen=truth, rejected=path)
                              for path in sorted({p[side] for p in pairs for side in ('chosen', 'rejected')})]
-            if kind in ('own', 'own_topology'):
+            if kind in ('self', 'self_topology'):
                 out[image] = pairs
-            elif kind == 'own_best':
+            elif kind == 'self_best':
                 out[image] = [pair for pair in pairs if pair['chosen_iou'] == best]
-            elif kind == 'own_hard':
+            elif kind == 'self_hard':
                 out[image] = sorted(pairs, key=self._disagreement)[:max(1, len(pairs) // 2)]
             elif kind == 'gt':
                 out[image] = pairs + against_truth

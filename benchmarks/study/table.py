@@ -17,10 +17,10 @@ class Cell:
     """One recipe.
 
     Attributes:
-        pairs: ``own`` (chosen is any better candidate of the policy), ``own_best`` (chosen is the best of them),
-            ``own_hard`` (the hardest half of ``own``: smallest disagreement), ``own_topology`` (as ``own``, with clDice
-            for the judge instead of IoU), ``gt`` (ground truth among the candidates), ``gt_only`` (chosen is the ground
-            truth).
+        pairs: ``self`` (chosen is any better candidate of the policy), ``self_best`` (chosen is the best of them),
+            ``self_hard`` (the hardest half of ``self``: smallest disagreement), ``self_topology`` (as ``self``, with
+            clDice for the judge instead of IoU), ``gt`` (ground truth among the candidates), ``gt_only`` (chosen is the
+            ground truth).
         preference: fields of ``PreferenceConfig``.
         twin: name of the run without the preference term that differs in the preference weight alone.
         score_size: side of the square on which masks are scored, pixels.
@@ -56,11 +56,11 @@ def cells() -> list[Cell]:
     table = [
         Cell('supervised on ground truth', 'gt_only', plain(0.0)),
         Cell('gt_only: supervised only', 'gt_only', supervised_and(0.0)),
-        Cell('guide as written', 'own', dict(type='guide')),
-        Cell('guide as written, no reference', 'own', dict(type='guide'), reference='none'),
+        Cell('guide as written', 'self', dict(type='guide')),
+        Cell('guide as written, no reference', 'self', dict(type='guide'), reference='none'),
         Cell('guide as written, with ground truth', 'gt', dict(type='guide')),
     ]
-    for pairs in ('own_best', 'own', 'gt', 'gt_only'):
+    for pairs in ('self_best', 'self', 'gt', 'gt_only'):
         twin = f'{pairs}: supervised only'
         if pairs != 'gt_only':
             table.append(Cell(twin, pairs, supervised_and(0.0)))
@@ -73,7 +73,7 @@ def cells() -> list[Cell]:
                ('normalised, beta 3, x 0.3', supervised_and(0.3, reduction='disagreement', beta=3.0)),
                ('normalised, IPO to 1 logit, x 0.3',
                 supervised_and(0.3, reduction='disagreement', beta=0.5, loss_type='ipo')))
-    for pairs in ('own', 'own_best', 'gt'):
+    for pairs in ('self', 'self_best', 'gt'):
         table += [Cell(f'{pairs}: supervised + {name}', pairs, preference, twin=f'{pairs}: supervised only',
                        group='bounded') for name, preference in bounded]
     table.append(Cell('gt: supervised + balanced, beta 0.1, x 1', 'gt',
@@ -82,24 +82,26 @@ def cells() -> list[Cell]:
     for name, preference in (('balanced', dict(**BALANCED)), ('balanced, clip 3', dict(**BALANCED, clip=3.0)),
                              ('balanced, clip 3, KL', dict(**BALANCED, clip=3.0, kl_weight=1.0)),
                              ('normalised, clip 3', dict(**NORMALISED, clip=3.0))):
-        table.append(Cell(f'own: {name}, no supervised term', 'own', preference, lr=1e-4))
+        table.append(Cell(f'self: {name}, no supervised term', 'self', preference, lr=1e-4))
     table += [
-        Cell('own_hard: supervised only', 'own_hard', supervised_and(0.0), group='attempts'),
-        Cell('own_hard: supervised + balanced x 1', 'own_hard', supervised_and(1.0, **BALANCED),
-             twin='own_hard: supervised only', group='attempts'),
-        Cell('own_best, refreshed 2 x: supervised only', 'own_best', supervised_and(0.0), refresh=2, group='attempts'),
-        Cell('own_best, refreshed 2 x: supervised + balanced x 1', 'own_best', supervised_and(1.0, **BALANCED),
-             refresh=2, twin='own_best, refreshed 2 x: supervised only', group='attempts'),
-        Cell('own_best: supervised x 0.3 only', 'own_best', supervised_and(0.0, 0.3), group='attempts'),
-        Cell('own_best: supervised x 0.3 + balanced x 1', 'own_best', supervised_and(1.0, 0.3, **BALANCED),
-             twin='own_best: supervised x 0.3 only', group='attempts'),
-        Cell('own_best, refreshed 4 x: supervised only', 'own_best', supervised_and(0.0), refresh=4, group='attempts'),
-        *(Cell(f'own_best, refreshed 4 x: supervised + normalised x {weight:g}', 'own_best',
-               supervised_and(weight, **NORMALISED), refresh=4, twin='own_best, refreshed 4 x: supervised only',
+        Cell('self_hard: supervised only', 'self_hard', supervised_and(0.0), group='attempts'),
+        Cell('self_hard: supervised + balanced x 1', 'self_hard', supervised_and(1.0, **BALANCED),
+             twin='self_hard: supervised only', group='attempts'),
+        Cell('self_best, refreshed 2 x: supervised only', 'self_best', supervised_and(0.0), refresh=2,
+             group='attempts'),
+        Cell('self_best, refreshed 2 x: supervised + balanced x 1', 'self_best', supervised_and(1.0, **BALANCED),
+             refresh=2, twin='self_best, refreshed 2 x: supervised only', group='attempts'),
+        Cell('self_best: supervised x 0.3 only', 'self_best', supervised_and(0.0, 0.3), group='attempts'),
+        Cell('self_best: supervised x 0.3 + balanced x 1', 'self_best', supervised_and(1.0, 0.3, **BALANCED),
+             twin='self_best: supervised x 0.3 only', group='attempts'),
+        Cell('self_best, refreshed 4 x: supervised only', 'self_best', supervised_and(0.0), refresh=4,
+             group='attempts'),
+        *(Cell(f'self_best, refreshed 4 x: supervised + normalised x {weight:g}', 'self_best',
+               supervised_and(weight, **NORMALISED), refresh=4, twin='self_best, refreshed 4 x: supervised only',
                group='attempts') for weight in (0.3, 1.0)),
-        Cell('own_topology: supervised only', 'own_topology', supervised_and(0.0), group='attempts'),
-        Cell('own_topology: supervised + normalised x 0.3', 'own_topology', supervised_and(0.3, **NORMALISED),
-             twin='own_topology: supervised only', group='attempts'),
+        Cell('self_topology: supervised only', 'self_topology', supervised_and(0.0), group='attempts'),
+        Cell('self_topology: supervised + normalised x 0.3', 'self_topology', supervised_and(0.3, **NORMALISED),
+             twin='self_topology: supervised only', group='attempts'),
     ]
     for name, preference in (('plain supervised', plain),
                              ('supervised with clDice x 1', partial(supervised_and, supervised_cldice=1.0))):
@@ -126,20 +128,20 @@ def cells() -> list[Cell]:
                 group='rates',
             ),
             Cell(
-                f'own_best: supervised only, {label}',
-                'own_best',
+                f'self_best: supervised only, {label}',
+                'self_best',
                 supervised_and(0.0),
                 parts=parts,
                 lr=lr,
                 group='rates',
             ),
             Cell(
-                f'own_best: supervised + balanced x 1, {label}',
-                'own_best',
+                f'self_best: supervised + balanced x 1, {label}',
+                'self_best',
                 supervised_and(1.0, **BALANCED),
                 parts=parts,
                 lr=lr,
-                twin=f'own_best: supervised only, {label}',
+                twin=f'self_best: supervised only, {label}',
                 group='rates',
             ),
         ]

@@ -3,6 +3,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .errors import InputError
+
+# Configs of earlier versions -> what they are called now.
+RENAMED = dict(sa2va_dpo_vessel_tiny_own='sa2va_dpo_vessel_tiny_self')
 PACKAGE = Path(__file__).resolve().parents[1]
 # As the guide, the configs and the pages write it.
 _IN_REPOSITORY = 'projects/sa2va/'
@@ -33,8 +37,13 @@ def config_path(name: str | Path) -> str:
 
     Returns:
         A path; ``name`` itself where nothing is found.
+
+    Raises:
+        InputError: a config of this package that has another name now.
     """
     found = Path(bundled(name))
+    if found.stem in RENAMED and not found.is_file():
+        raise InputError(f'{name}: this config is called {RENAMED[found.stem]}{found.suffix} now')
     if not found.is_file() and len(found.parts) == 1:
         inside = PACKAGE / 'configs' / (found.name if found.suffix == '.py' else f'{found.name}.py')
         if inside.is_file():

@@ -52,8 +52,8 @@ def split():
 def test_kinds_of_pairs(split):
     own = [pair('a.png', 'm1', 'm3', 0.8), pair('a.png', 'm2', 'm3', 0.5), pair('a.png', 'm1', 'm2', 0.8)]
     image = Path('a.png')
-    assert split.select('own', own) == split.select('own_topology', own) == {image: own}
-    assert split.select('own_best', own) == {image: [own[0], own[2]]}
+    assert split.select('self', own) == split.select('self_topology', own) == {image: own}
+    assert split.select('self_best', own) == {image: [own[0], own[2]]}
     truth = split.select('gt_only', own)[image]
     assert {p['chosen'] for p in truth} == {Path('truth/a.png')}
     assert sorted(str(p['rejected']) for p in truth) == ['m1', 'm2', 'm3']
@@ -66,7 +66,7 @@ def test_hard_pairs_have_the_smallest_disagreement(split):
     masks = dict(m1=[1, 1, 1, 0], m2=[1, 1, 0, 0], m3=[0, 0, 0, 1])
     split.target = lambda path, size=256: torch.tensor(masks[str(path)], dtype=torch.float32)
     own = [pair('a.png', 'm1', 'm3', 0.8), pair('a.png', 'm1', 'm2', 0.8)]
-    assert split.select('own_hard', own)[Path('a.png')] == [own[1]]
+    assert split.select('self_hard', own)[Path('a.png')] == [own[1]]
 
 
 def test_learning_rate_warms_up_and_ends_at_a_tenth():
@@ -77,7 +77,7 @@ def test_learning_rate_warms_up_and_ends_at_a_tenth():
 
 def test_report_pairs_runs_with_their_twins(tmp_path, capsys):
     (tmp_path / 'runs').mkdir()
-    values = {'start': 0.5, 'own: supervised only': 0.6, 'own: supervised + balanced x 1': 0.65}
+    values = {'start': 0.5, 'self: supervised only': 0.6, 'self: supervised + balanced x 1': 0.65}
     for seed in (0, 1):
         for name, dice in values.items():
             row = dict(base='tiny', data='demo', cell=name, seed=seed, seconds=1.0,

@@ -10,7 +10,7 @@ from sa2va_dpo.engine.config import check_settled, derive, read_config, save
 from sa2va_dpo.engine.config import test_source as source_of_test
 from sa2va_dpo.engine.facts import FACTS, get
 
-NAMES = ('sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny', 'sa2va_dpo_vessel_tiny_own', 'sa2va_sft_tiny',
+NAMES = ('sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny', 'sa2va_dpo_vessel_tiny_self', 'sa2va_sft_tiny',
          'sa2va_sft_tiny_640')
 
 
@@ -92,7 +92,7 @@ def at(cfg, path):
 
 
 @pytest.mark.parametrize('name', SHORT)
-@pytest.mark.parametrize('config', ['sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny_own'])
+@pytest.mark.parametrize('config', ['sa2va_dpo_vessel', 'sa2va_dpo_vessel_tiny_self'])
 def test_a_short_name_reaches_every_place_and_no_old_value_is_left(repo_root, config, name):
     path = str(repo_root / f'projects/sa2va/configs/{config}.py')
     value, places = SHORT[name]

@@ -253,6 +253,6 @@ def _judge(args: argparse.Namespace, pairs: str | None) -> str:
 def _config(model: str, args: argparse.Namespace) -> str:
     name = 'sa2va_dpo_vessel'
     if Path(model).resolve() == Path(bundled_checkpoint()).resolve():
-        # The study's term for the policy's own candidates, with people or a vote for the judge (docs/when.md).
-        name += '_tiny_own' if args.no_gt_candidate or args.unlabelled else '_tiny'
+        # The study's term for self candidates, with people or a vote for the judge (docs/when.md).
+        name += '_tiny_self' if args.no_gt_candidate or args.unlabelled else '_tiny'
     return bundled(f'{CONFIGS}/{name}.py')

@@ -14,7 +14,7 @@ def test_the_config_follows_the_model_and_the_candidates(in_an_empty_folder, set
         return settings_of(*options).config.rpartition('/')[2]
 
     assert config_of() == 'sa2va_dpo_vessel_tiny.py'
-    assert config_of('--no-gt-candidate') == 'sa2va_dpo_vessel_tiny_own.py'
+    assert config_of('--no-gt-candidate') == 'sa2va_dpo_vessel_tiny_self.py'
     (in_an_empty_folder / 'models/sa2va_vessel_hf').mkdir(parents=True)
     assert config_of() == config_of('--no-gt-candidate') == 'sa2va_dpo_vessel.py'
     (in_an_empty_folder / 'mine.py').touch()
