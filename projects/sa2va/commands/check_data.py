@@ -30,9 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         InputError: no such folder, or nothing in it fits.
     """
     args = parse_args(argv)
-    from sa2va_dpo.datasets.contact_sheet import contact_sheet
+    from sa2va_dpo.datasets.contact_sheet import write_contact_sheet
     from sa2va_dpo.datasets.inventory import DataSet, describe, find_data_sets, inspect
-    from sa2va_dpo.datasets.mask_io import write_rgb
 
     root = Path(args.directory)
     data_sets = [DataSet(root, Path(args.gt_dir))] if args.gt_dir else find_data_sets(root)
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         inspect(data, progress=True)
         print('\n'.join(describe(data, args.group_regex)), flush=True)
     if not args.no_sheet:
-        write_rgb(args.sheet, contact_sheet([item for data in data_sets for item in data.matched],
-                                            set().union(*(data.suspicious for data in data_sets))))
+        write_contact_sheet(args.sheet, [item for data in data_sets for item in data.matched],
+                            set().union(*(data.suspicious for data in data_sets)))
         print(f'contact sheet: {args.sheet} (images, and the same with their masks in orange, fields of view in blue)')
     return INPUT if any(data.errors or not data.matched for data in data_sets) else 0

@@ -29,6 +29,7 @@ COMMANDS = {
     'train': Command('train', 'train with a config'),
     'test': Command('test', 'score held-out masks of a checkpoint'),
     'predict': Command('predict', 'write the masks of images'),
+    'sheet': Command('sheet', 'images, masks before and after, and what changed, on one picture'),
     'export': Command('export', 'a trained run as a Hugging Face directory or an adapter'),
     'review': Command('review', 'look at pairs in the browser and decide, or pick the best of several masks'),
     'convert': Command('convert', "upstream's trainer checkpoint to the released layout"),

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.evaluation.overlay import BLUE, ORANGE
 
-from .mask_io import read_image_rgb, read_mask
+from .mask_io import read_image_rgb, read_mask, write_rgb
 from .names import printable
 
 TILE, COLUMNS, CAPTION = 240, 6, 18
@@ -39,6 +39,11 @@ def contact_sheet(items: Sequence[tuple[Path, Path, Path | None]], noted: set[Pa
     tiles += [blank] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[i:i + columns], 1) for i in range(0, len(tiles), columns)]
     return np.concatenate(rows) if rows else blank
+
+
+def write_contact_sheet(path: str | Path, items: Sequence[tuple[Path, Path, Path | None]], noted: set[Path]) -> None:
+    """:func:`contact_sheet` as a PNG; raises InputError where the disk would not have it."""
+    write_rgb(path, contact_sheet(items, noted))
 
 
 def _tile(image: Path, mask: Path, field: Path | None, noted: bool) -> np.ndarray:
