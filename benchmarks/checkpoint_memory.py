@@ -87,9 +87,10 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(Path(args.measure), args.dtype, args.device)))
         return
-    from sa2va_dpo.models.variants import RELEASED
+    from sa2va_dpo.models.variants import GROUNDING, RELEASED
     with tempfile.TemporaryDirectory() as folder:
-        total = write_synthetic(Path(folder), RELEASED[args.variant], args.stored)
+        total = write_synthetic(Path(folder), RELEASED[args.variant], args.stored,
+                                sam2_dims=GROUNDING.get(args.variant))
         # A process of its own: the high-water mark never falls.
         out = subprocess.run([sys.executable, __file__, '--measure', folder, '--dtype', args.dtype, '--device',
                               args.device], check=True, capture_output=True, text=True).stdout

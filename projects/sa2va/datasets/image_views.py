@@ -1,4 +1,4 @@
-"""Images as the networks see them: normalised tensors, InternVL's tiles, the Qwen-VL processor."""
+"""Images as the networks see them: normalised tensors, InternVL's tiles, the Qwen-VL processor, LLaVA's square."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,9 +12,13 @@ from transformers import Qwen2VLImageProcessorFast
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.mllm import family_of
+from sa2va_dpo.models.mllm.llava import tokens_per_image, vision_fields
 
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+# CLIP's own (Radford et al., arXiv 2103.00020).
+_CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+_CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
@@ -26,9 +30,9 @@ def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     return image.convert('RGB')
 
 
-def to_normalised_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB image -> float32 ``[3, H, W]``, /255, ImageNet mean and standard deviation."""
-    array = (np.asarray(image, dtype=np.float32) / np.float32(255.0) - _MEAN) / _STD
+def to_normalised_tensor(image: Image.Image, mean: np.ndarray = _MEAN, std: np.ndarray = _STD) -> torch.Tensor:
+    """RGB image -> float32 ``[3, H, W]``, /255, mean and standard deviation taken off (ImageNet's by default)."""
+    array = (np.asarray(image, dtype=np.float32) / np.float32(255.0) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
@@ -141,8 +145,35 @@ class QwenVLImages:
         return int(encoded['image_grid_thw'].prod()) // self.tokens_per_patch_group
 
 
-def image_half(directory: Path, config: Mapping, settings: Mapping) -> InternVLImages | QwenVLImages:
+@dataclass(frozen=True)
+class LlavaImages:
+    """LLaVA-1.5's image half: the whole image as one square, aspect ratio not kept, one token a patch."""
+
+    side: int
+    tokens: int
+
+    image_token = '<image>'
+    prefix, suffix = '', ''
+    concatenated = ('pixel_values',)
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> 'LlavaImages':
+        return cls(vision_fields(config)['image_size'], tokens_per_image(config))
+
+    def encode(self, image: Image.Image) -> dict:
+        """``pixel_values [1, 3, side, side]`` float32."""
+        square = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
+        return dict(pixel_values=to_normalised_tensor(square, _CLIP_MEAN, _CLIP_STD).unsqueeze(0))
+
+    def num_tokens(self, encoded: Mapping) -> int:
+        return len(encoded['pixel_values']) * self.tokens
+
+
+def image_half(directory: Path, config: Mapping, settings: Mapping) -> InternVLImages | QwenVLImages | LlavaImages:
     """The image half of the family that ``config`` names; ``settings`` are limits of the Qwen-VL view."""
-    if family_of(config, str(directory / 'config.json')) == 'internvl':
+    family = family_of(config, str(directory / 'config.json'))
+    if family == 'internvl':
         return InternVLImages.from_config(config)
+    if family == 'llava':
+        return LlavaImages.from_config(config)
     return QwenVLImages.from_directory(directory, **settings)

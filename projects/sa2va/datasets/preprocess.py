@@ -3,10 +3,12 @@
 Conversation. Sa2VA was trained on ``{image tokens}\\n{question}`` in the ``qwen_chat`` template without a system turn.
 Whatever way a prompt spells its image placeholder (``<image>Please ...``, ``<image>\\nPlease ...``, none at all), it
 reaches the model in exactly that form. Prompt, answer (with its end-of-turn token) and the closing newline are
-tokenised separately, as in the original training code.
+tokenised separately, as in the original training code. LLaVA has the ``vicuna`` template, likewise without a system
+text.
 
-Images. The language model's view follows the family (InternVL tiles, or the Qwen-VL processor); SAM2 sees the whole
-image resized to a square, aspect ratio not kept, bicubic, ImageNet mean and standard deviation in float32.
+Images. The language model's view follows the family (InternVL tiles, the Qwen-VL processor, LLaVA's square); SAM2 and
+SAM 3 see the whole image resized to a square, aspect ratio not kept, bicubic, ImageNet mean and standard deviation in
+float32.
 """
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.checkpoint import base_directory, read_config, read_sam2_dims, read_view
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
-from .image_views import as_rgb, image_half, to_normalised_tensor
+from .image_views import LlavaImages, as_rgb, image_half, to_normalised_tensor
 from .tokenizer import first_token_ids, load_tokenizer
 
 DEFAULT_ANSWER = 'Sure, [SEG].'
@@ -34,7 +36,10 @@ _VERSION = 1
 
 # (user turn, answer with end of turn, separator). The templates of released checkpoints spell the same text.
 _CHAT = ('<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n', '{output}<|im_end|>', '\n')
-_TEMPLATES = {None: _CHAT, 'qwen_chat': _CHAT, 'internlm2_chat': _CHAT}
+_VICUNA = ('USER: {input} ASSISTANT:', '{output}</s>', '\n')
+_TEMPLATES = {None: _CHAT, 'qwen_chat': _CHAT, 'internlm2_chat': _CHAT, 'vicuna': _VICUNA}
+# What ends a turn. In Vicuna's that is the end of a text, so that the next turn opens with its beginning again.
+_TURN_ENDS = {_CHAT: '<|im_end|>', _VICUNA: '</s>'}
 
 
 def normalise_prompt(prompt: str, where: str = 'prompt') -> str:
@@ -77,14 +82,17 @@ class Sa2VAPreprocessor:
                                  f'Sa2VA checkpoint')
         self.seg_token_id: int = vocabulary[SEG]
         self.image_token_id: int = vocabulary[images.image_token]
-        self.eos_token_id: int = tokenizer.convert_tokens_to_ids('<|im_end|>')
+        end = _TURN_ENDS[self.template]
+        if end not in vocabulary:
+            raise InputError(f'{where}: the tokenizer has no {end} token, which ends a turn of this template')
+        self.eos_token_id: int = vocabulary[end]
         # What ends an answer: the end of the turn, and whatever the tokenizer calls the end of a text.
         self.end_token_ids = frozenset(t for t in (self.eos_token_id, tokenizer.eos_token_id,
                                                    vocabulary.get('<|endoftext|>')) if t is not None)
         self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_id
         # Text that a prompt or an answer may not contain: it would forge image places, turns or masks.
-        self._forbidden = tuple(t for t in ('<|im_start|>', '<|im_end|>', images.image_token, images.prefix,
-                                            images.suffix) if t in vocabulary)
+        self._forbidden = tuple(t for t in ('<|im_start|>', '<|im_end|>', '<s>', '</s>', images.image_token,
+                                            images.prefix, images.suffix) if t in vocabulary)
 
     @classmethod
     def from_pretrained(cls, checkpoint_dir: str | os.PathLike, view: ViewGeometry | None = None,
@@ -101,8 +109,9 @@ class Sa2VAPreprocessor:
         directory = base_directory(checkpoint_dir)
         config = read_config(directory)
         images = image_half(directory, config, image_settings)
+        template = config.get('template') or ('vicuna' if isinstance(images, LlavaImages) else None)
         return cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],
-                   config.get('template'), str(directory), view or read_view(checkpoint_dir))
+                   template, str(directory), view or read_view(checkpoint_dir))
 
     # -- halves ---------------------------------------------------------------------------------------------------
 
@@ -153,7 +162,7 @@ class Sa2VAPreprocessor:
                 raise InputError(f'answer: {answer!r} has no {SEG} token, so there would be no mask')
             if i == 0:
                 question = self._image_text(num_image_tokens) + '\n' + question
-            asked = self._tokenise(user.format(input=question), first=i == 0)
+            asked = self._tokenise(user.format(input=question), first=i == 0 or self.template is _VICUNA)
             said = self._tokenise(assistant.format(output=answer))
             between = self._tokenise(separator)
             start = len(ids) + len(asked)

@@ -28,8 +28,8 @@ def load_tokenizer(directory: Path, config: Mapping):
         InputError: missing or unreadable tokenizer files.
     """
     path = directory / 'tokenizer_config.json'
-    name = read_json(path, 'download it again', 'copy the tokenizer files of the checkpoint along', kind=dict).get(
-        'tokenizer_class') or ''
+    stated = read_json(path, 'download it again', 'copy the tokenizer files of the checkpoint along', kind=dict)
+    name = stated.get('tokenizer_class') or ''
     if not isinstance(name, str):
         raise InputError(f'{path}: tokenizer_class is {name!r}, must be text: download it again')
     settings = {}
@@ -40,7 +40,7 @@ def load_tokenizer(directory: Path, config: Mapping):
         kind = PreTrainedTokenizerFast
     elif (directory / 'tokenizer.model').is_file():
         # InternLM2's own class is LLaMA's sentencepiece tokenizer (the early behaviour, "legacy") under another name.
-        kind, settings = SentencePieceTokenizer, dict(legacy=True)
+        kind, settings = SentencePieceTokenizer, dict(legacy=stated.get('legacy') is not False)
     else:
         raise InputError(f'{directory}: no tokenizer.json, vocab.json or tokenizer.model; copy the tokenizer files of '
                          f'the checkpoint along')

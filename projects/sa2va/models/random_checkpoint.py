@@ -13,10 +13,13 @@ from transformers import Qwen2VLImageProcessorFast
 from sa2va_dpo.models.checkpoint import stream_checkpoint
 from sa2va_dpo.models.mllm import family_of
 from sa2va_dpo.models.tiny import write_tokenizer
-from sa2va_dpo.models.variants import RELEASED, released_name
+from sa2va_dpo.models.variants import GROUNDING, RELEASED, released_name
 
 # What Qwen3-VL's image processor changes in that of Qwen2.5-VL, beside sizes that config.json states.
 _QWEN3_COLOURS = dict(image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5])
+
+# What the template of LLaVA's language model adds.
+_VICUNA_TOKENS = ('<s>', '</s>', '<image>')
 
 
 def write_random_checkpoint(size: str, output: str | os.PathLike, tokenizer: str | os.PathLike | None = None,
@@ -42,13 +45,14 @@ def write_random_checkpoint(size: str, output: str | os.PathLike, tokenizer: str
     """
     name = released_name(size)
     config = copy.deepcopy(RELEASED[name])
-    config['template'] = 'internlm2_chat' if 'InternLM2ForCausalLM' in str(config) else 'qwen_chat'
+    config.setdefault('template', 'internlm2_chat' if 'InternLM2ForCausalLM' in str(config) else 'qwen_chat')
     with tempfile.TemporaryDirectory() as made:
         if tokenizer is None:
-            write_tokenizer(Path(made))
-            if family_of(config) != 'internvl':
+            write_tokenizer(Path(made), _VICUNA_TOKENS if family_of(config) == 'llava' else ())
+            if family_of(config).startswith('qwen'):
                 _write_qwen_processor(config, Path(made))
-        return name, stream_checkpoint(config, None, tokenizer or made, output, seed, dtype=dtype, device=device)
+        return name, stream_checkpoint(config, GROUNDING.get(name), tokenizer or made, output, seed, dtype=dtype,
+                                       device=device)
 
 
 def _write_qwen_processor(config: dict, directory: Path) -> None:

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Sam2Model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .grounding import build_grounding, complete_dims, patch_embedding
 from .mllm import build_mllm, hidden_size_of
-from .sam2 import complete_dims, sam2_config
 
 # Buffers that hold frequencies. Rounded to bfloat16 they shift rotary phases by whole radians at long
 # positions, so they keep float32 whatever the model is cast to (DeepSpeed casts buffers as well).
@@ -36,7 +35,9 @@ class MaskOutput:
         hypotheses: ``[n_seg, 3, h, w]`` logits of all hypotheses.
         iou_pred: ``[n_seg, 3]`` predicted IoU of each.
         seg_embedding: ``[n_seg, C]`` the prompt vector.
-        object_score: ``[n_seg, 1]`` object-presence logit; Sa2VA never suppresses a mask with it.
+        object_score: ``[n_seg, 1]`` object-presence logit. No mask is suppressed with it: that would take the gradient
+            from exactly the images that need it. Upstream's SAM2 models do the same; its SAM 3 model empties a mask
+            whose score is not positive.
     """
 
     low_res: torch.Tensor
@@ -68,15 +69,15 @@ class Sa2VAModel(nn.Module):
 
     Args:
         config: the released ``config.json`` as a dict.
-        sam2_dims: sizes of SAM2 (see ``models/sam2.py``); None means Hiera-Large at 1024 px.
+        sam2_dims: sizes of SAM2 or SAM 3 (see ``models/grounding.py``); None means SAM2, Hiera-Large at 1024 px.
         with_mllm: False leaves the language model and its vision tower out: such a model takes only batches that
             bring their [SEG] states (``seg_states``), and the largest variant fits a small GPU.
 
     Attributes:
         mllm: the family's language model with its vision tower (``vision_model``, ``language_model``), or None.
         text_hidden_fcs: [SEG] state -> SAM2 prompt vector.
-        sam2: ``transformers.Sam2Model`` (everything of SAM2 but its video memory).
-        sam_size: side of the square SAM2 input, pixels.
+        sam2: ``transformers.Sam2Model`` (everything of SAM2 but its video memory), or ``Sam3TrackerModel``.
+        sam_size: side of its square input, pixels.
         source: where the weights came from (``hf_checkpoint.Source``), or None.
         autocast_dtype: matrix products run in this dtype whatever the parameters are stored in; None: as stored.
 
@@ -91,7 +92,7 @@ class Sa2VAModel(nn.Module):
         self.mllm = build_mllm(config) if with_mllm else None
         width = hidden_size_of(config)
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dims['hidden_dim']))
-        self.sam2 = Sam2Model(sam2_config(dims))
+        self.sam2 = build_grounding(dims)
         self.sam_size: int = dims['image_size']
         self.sam2_dims = dims
         self.source = None
@@ -137,19 +138,21 @@ class Sa2VAModel(nn.Module):
         """Names of parameters that no mask logit depends on, so that no loss on masks can train them.
 
         The point and mask prompts of SAM2 (Sa2VA prompts with language only), the predicted IoU and object score, the
-        single-mask token's own head, and a decoder norm that only the vocabulary head reads (Qwen3-VL).
+        single-mask token's own head, a decoder norm that only the vocabulary head reads (Qwen3-VL), and the class
+        token's row of SAM 3's positions.
         """
         prefixes = ('mllm.final_norm.', 'sam2.prompt_encoder.point_embed.', 'sam2.prompt_encoder.mask_embed.',
                     'sam2.mask_decoder.pred_obj_score_head.', 'sam2.mask_decoder.iou_prediction_head.',
-                    'sam2.mask_decoder.output_hypernetworks_mlps.0.')
+                    'sam2.mask_decoder.output_hypernetworks_mlps.0.',
+                    'sam2.vision_encoder.backbone.embeddings.class_position')
         return [name for name, _ in self.named_parameters() if name.startswith(prefixes)]
 
     def sam2_levels(self, sam_pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        """The three FPN levels ``[B, C, S/4, S/4]``, ``[B, C, S/8, S/8]``, ``[B, C, S/16, S/16]``."""
-        weight = self.sam2.vision_encoder.backbone.patch_embed.projection.weight
-        # Not Sam2Model.get_image_embeddings: it runs under no_grad.
+        """The three FPN levels ``[B, C, 4s, 4s]``, ``[B, C, 2s, 2s]``, ``[B, C, s, s]``; s is S/16, of SAM 3 S/14."""
+        pixels = sam_pixel_values.to(patch_embedding(self.sam2).dtype)
+        # Not get_image_embeddings of transformers' own classes: it runs under no_grad.
         with self._precision():
-            return list(self.sam2.vision_encoder(sam_pixel_values.to(weight.dtype)).fpn_hidden_states)
+            return list(self.sam2.vision_encoder(pixels).fpn_hidden_states)
 
     def encode_image(self, sam_pixel_values: torch.Tensor) -> Sam2Features:
         """SAM2 image features; differentiable.

@@ -30,24 +30,14 @@ HIERA_LARGE_1024: dict = {
 }
 
 
-def complete_dims(dims: Mapping | None, where: str = 'sam2_dims.json') -> dict:
-    """``dims`` over the Hiera-Large defaults.
-
-    Raises:
-        InputError: an unknown size, or an image size that the strides do not divide.
-    """
-    dims = dict(dims or {})
-    unknown = sorted(set(dims) - set(HIERA_LARGE_1024))
-    if unknown:
-        raise InputError(f'{where}: unknown field {", ".join(unknown)}; the fields are {", ".join(HIERA_LARGE_1024)}')
-    full = {**HIERA_LARGE_1024, **dims}
-    if not isinstance(full['image_size'], int) or full['image_size'] <= 0 or full['image_size'] % 32:
-        raise InputError(f'{where}: image_size is {full["image_size"]!r}, must be a positive multiple of 32')
-    return full
+def check_sam2_dims(dims: Mapping, where: str) -> None:
+    """Raises InputError where the strides do not divide the image."""
+    if not isinstance(dims['image_size'], int) or dims['image_size'] <= 0 or dims['image_size'] % 32:
+        raise InputError(f'{where}: image_size is {dims["image_size"]!r}, must be a positive multiple of 32')
 
 
 def sam2_config(dims: Mapping) -> Sam2Config:
-    """Complete sizes (see :func:`complete_dims`) as a ``Sam2Config``; attention through SDPA."""
+    """Complete sizes (see :func:`..grounding.complete_dims`) as a ``Sam2Config``; attention through SDPA."""
     stages = range(len(dims['stages']))
     widths = [int(dims['embed_dim'] * dims['dim_mul'] ** i) for i in stages]
     size, c = dims['image_size'], dims['hidden_dim']

@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Iterable
 
 from sa2va_dpo.models.checkpoint import init_checkpoint, released_shapes
 
@@ -121,8 +122,11 @@ TOKENIZER_CORPUS = (
     'It is [SEG].', 'Please respond with segmentation mask.', 'user', 'assistant', 'catheter', 'image', 'mask')
 
 
-def write_tokenizer(directory: Path) -> int:
+def write_tokenizer(directory: Path, more: Iterable[str] = ()) -> int:
     """Write a byte-level BPE tokenizer in Qwen2's file formats with the special tokens of the released models.
+
+    Args:
+        more: further special tokens.
 
     Returns:
         The vocabulary size, special tokens included.
@@ -144,7 +148,7 @@ def write_tokenizer(directory: Path) -> int:
         vocab_file=str(directory / 'vocab.json'), merges_file=str(directory / 'merges.txt'),
         unk_token=None, bos_token=None, eos_token='<|im_end|>', pad_token='<|endoftext|>', model_max_length=12288,
         clean_up_tokenization_spaces=False)
-    fast.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    fast.add_tokens([AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *more)])
     fast.save_pretrained(directory)
     return len(fast)
 

@@ -31,9 +31,10 @@ PARTS: dict[str, str] = {
 # Linear layers that carry a LoRA adapter, by the suffix of their module name.
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     'llm': ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'),
-    'vision': ('q_proj', 'k_proj', 'v_proj', 'qkv', 'projection_layer', 'proj', 'fc1', 'fc2',
+    'vision': ('q_proj', 'k_proj', 'v_proj', 'out_proj', 'qkv', 'projection_layer', 'proj', 'fc1', 'fc2',
                'gate_proj', 'up_proj', 'down_proj', 'linear_fc1', 'linear_fc2'),
-    'sam2_encoder': ('qkv', 'proj', 'proj_in', 'proj_out'),
+    # The first four are SAM2's, the others SAM 3's.
+    'sam2_encoder': ('qkv', 'proj', 'proj_in', 'proj_out', 'q_proj', 'k_proj', 'v_proj', 'o_proj', 'fc1', 'fc2'),
 }
 
 _MODES = ('frozen', 'lora', 'full')

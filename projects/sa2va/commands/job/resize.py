@@ -8,6 +8,7 @@ from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference
 from sa2va_dpo.models.checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+from sa2va_dpo.models.grounding import is_sam3
 
 from .images import ListedMasks
 from .settings import JobSettings
@@ -49,9 +50,8 @@ def test(checkpoint: str | Path, state: JobState, settings: JobSettings, folder:
 
 def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict[int, float]]:
     """(the size to train at, Dice of the sizes that were measured); on training images only."""
-    if settings.sam_size == 'keep' or (
-        settings.sam_size == 'auto' and not (Path(settings.model) / SAM2_DIMS).is_file()
-    ):
+    fixed = not (Path(settings.model) / SAM2_DIMS).is_file() or is_sam3(read_sam2_dims(settings.model))
+    if settings.sam_size == 'keep' or (settings.sam_size == 'auto' and fixed):
         return own, {}
     if settings.sam_size != 'auto':
         return int(settings.sam_size), {}

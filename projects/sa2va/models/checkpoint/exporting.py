@@ -10,6 +10,7 @@ import torch
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, write_json
+from sa2va_dpo.models.grounding import is_sam3
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.trainable import lora_layers
 from sa2va_dpo.models.view_geometry import ViewGeometry
@@ -145,7 +146,7 @@ def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike,
 
     Raises:
         InputError: a released checkpoint without ``sam2_dims.json`` (upstream's code always gives it 1024 px), an
-            impossible size, an adapter, or the output directory is in use.
+            impossible size, a checkpoint on SAM 3, an adapter, or the output directory is in use.
     """
     directory, out_dir = Path(directory), Path(out_dir)
     if is_adapter(directory):
@@ -157,6 +158,8 @@ def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike,
             f'{directory}: has no {SAM2_DIMS}, so it is read at 1024 px wherever it is used; its input size '
             f'cannot be changed'
         )
+    if is_sam3(read_sam2_dims(directory)):
+        raise InputError(f'{directory}: looks at images with SAM 3, whose input size is fixed')
     if sam_size < 64 or sam_size % 64:
         raise InputError(f'sam_size: {sam_size} is no multiple of 64 pixels')
     dims = dict(json_object(path), image_size=sam_size)

@@ -7,11 +7,10 @@ from typing import Iterator
 
 import torch
 from torch import nn
-from transformers.models.sam2.modeling_sam2 import Sam2PositionalEmbedding
 
 # Parameters that belong to no standard layer, by the last part of their name.
 _CONSTANTS = {'cls_token': 0.02, 'position_embeddings': 0.02, 'pos_embed': 0.02, 'pos_embed_window': 0.02,
-              'no_memory_embedding': 0.02}
+              'no_memory_embedding': 0.02, 'class_position': 0.02, 'class_embedding': 0.02}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def starts(model: nn.Module) -> Iterator[Start]:
             yield from start(name, module, 'bias', None)
         elif isinstance(module, nn.Embedding):
             yield from start(name, module, 'weight', 1.0 if name.startswith('sam2.') else 0.02)
-        elif isinstance(module, Sam2PositionalEmbedding):
+        elif kind in ('Sam2PositionalEmbedding', 'Sam3TrackerPositionalEmbedding'):
             yield from start(name, module, 'positional_embedding', 1.0)
     for name, parameter in model.named_parameters():
         leaf = name.rsplit('.', 1)[-1]

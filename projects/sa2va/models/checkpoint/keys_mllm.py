@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import re
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, Sequence
 
 import torch
 
 from sa2va_dpo.models.mllm.internvl import decoder_kind
+from sa2va_dpo.models.mllm.llava import text_fields, vision_fields
 
 from .keys import KeyGroup, Tensors, rename, split_rows, substitute
 
@@ -88,10 +89,32 @@ def _internvl_groups(config: Mapping, names: list[str]) -> list[KeyGroup]:
     return groups + [rename('language_model.model.' + n, 'mllm.language_model.' + n) for n in decoder]
 
 
-def _qwen_vl_groups(names: list[str]) -> list[KeyGroup]:
-    parts = (('mllm.vision_model.', 'model.model.visual.'), ('mllm.language_model.', 'model.model.language_model.'),
-             ('mllm.final_norm.', 'model.model.language_model.norm.'))
+_QWEN_VL = (('mllm.vision_model.', 'model.model.visual.'), ('mllm.language_model.', 'model.model.language_model.'),
+            ('mllm.final_norm.', 'model.model.language_model.norm.'))
+_LLAVA = (('mllm.vision_model.', 'model.model.vision_tower.vision_model.'),
+          ('mllm.language_model.', 'model.model.language_model.'),
+          ('mllm.mlp1.0.', 'model.model.multi_modal_projector.linear_1.'),
+          ('mllm.mlp1.2.', 'model.model.multi_modal_projector.linear_2.'))
+
+
+def _renamed(names: list[str], parts: Sequence[tuple[str, str]]) -> list[KeyGroup]:
     return [rename(released + n, ours + n) for ours, released in parts for n in _below(names, ours)]
+
+
+def unread_mllm_shapes(config: Mapping, family: str) -> dict[str, tuple[int, ...]]:
+    """Released key -> shape of the tensors of a vision tower behind the layer that is read (LLaVA: the last layer and
+    the norm of the class token). They are carried through an export unchanged."""
+    if family != 'llava':
+        return {}
+    vision = vision_fields(config)
+    d, inner = vision['hidden_size'], vision['intermediate_size']
+    tower = 'model.model.vision_tower.vision_model.'
+    layer = f'{tower}encoder.layers.{vision["num_hidden_layers"] - 1}.'
+    weights = {f'{layer}self_attn.{x}.weight': (d, d) for x in ('q_proj', 'k_proj', 'v_proj', 'out_proj')}
+    weights.update({f'{layer}mlp.fc1.weight': (inner, d), f'{layer}mlp.fc2.weight': (d, inner)})
+    weights.update({f'{name}.weight': (d,) for name in (f'{layer}layer_norm1', f'{layer}layer_norm2',
+                                                        f'{tower}post_layernorm')})
+    return weights | {key[:-len('weight')] + 'bias': shape[:1] for key, shape in weights.items()}
 
 
 def mllm_groups(config: Mapping, family: str, names: Iterable[str]) -> list[KeyGroup]:
@@ -101,7 +124,9 @@ def mllm_groups(config: Mapping, family: str, names: Iterable[str]) -> list[KeyG
         names: keys of ``Sa2VAModel.state_dict()``.
     """
     names = list(names)
-    return _internvl_groups(config, names) if family == 'internvl' else _qwen_vl_groups(names)
+    if family == 'internvl':
+        return _internvl_groups(config, names)
+    return _renamed(names, _LLAVA if family == 'llava' else _QWEN_VL)
 
 
 def vocabulary_head(config: Mapping, family: str) -> tuple[str, tuple[int, int], str, bool]:
@@ -114,7 +139,7 @@ def vocabulary_head(config: Mapping, family: str) -> tuple[str, tuple[int, int],
         names = ('output', 'tok_embeddings') if decoder_kind(config) == 'internlm2' else ('lm_head', 'embed_tokens')
         head, embedding = f'{stem}{names[0]}.weight', f'{stem}model.{names[1]}.weight'
     else:
-        text = config.get('text_config', config)
+        text = text_fields(config) if family == 'llava' else config.get('text_config', config)
         head, embedding = 'model.lm_head.weight', 'model.model.language_model.embed_tokens.weight'
     tied = bool(text.get('tie_word_embeddings', config.get('tie_word_embeddings', False)))
     return head, (text['vocab_size'], text['hidden_size']), embedding, tied

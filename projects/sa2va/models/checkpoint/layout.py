@@ -11,14 +11,16 @@ from accelerate import init_empty_weights
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json, write_json
+from sa2va_dpo.models.grounding import complete_dims, is_sam3
 from sa2va_dpo.models.mllm import check_config, family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
-from sa2va_dpo.models.sam2 import complete_dims
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .keys import KeyGroup, rename
-from .keys_mllm import mllm_groups, vocabulary_head
-from .keys_sam2 import sam2_groups, video_memory_shapes
+from .keys_mllm import mllm_groups, unread_mllm_shapes, vocabulary_head
+from .keys_sam2 import PREFIX, sam2_groups, video_memory_shapes
+from .keys_sam3 import sam3_carried_shapes, sam3_groups
+from .store import stored_names
 
 SAM2_DIMS = 'sam2_dims.json'
 # What this package adds to a checkpoint; upstream's code reads nothing of it.
@@ -84,9 +86,15 @@ def read_config(directory: str | os.PathLike) -> dict:
 
 
 def read_sam2_dims(directory: str | os.PathLike) -> dict:
-    """SAM2 sizes: ``sam2_dims.json`` when it is there, else Hiera-Large at 1024 px (of an adapter: its base's)."""
+    """Sizes of SAM2 or SAM 3: ``sam2_dims.json`` where it is there, else the released ones (of an adapter: its base's).
+
+    No released ``config.json`` says which of the two a checkpoint has; the names of its tensors do.
+    """
     path = base_directory(directory) / SAM2_DIMS
-    return complete_dims(json_object(path) if path.is_file() else None, str(path))
+    dims = json_object(path) if path.is_file() else {}
+    if 'kind' not in dims and any(name.startswith(PREFIX + 'backbone.') for name in stored_names(path.parent)):
+        dims = dict(dims, kind='sam3')
+    return complete_dims(dims, str(path))
 
 
 def read_view(directory: str | os.PathLike, base: str | os.PathLike | None = None) -> ViewGeometry:
@@ -159,17 +167,20 @@ def key_groups(config: Mapping, names) -> list[KeyGroup]:
     names = list(names)
     groups = mllm_groups(config, family_of(config), names)
     groups += [rename(n, n) for n in names if n.startswith('text_hidden_fcs.')]
-    groups += sam2_groups([n[len('sam2.'):] for n in names if n.startswith('sam2.')])
-    return groups
+    grounding = [n[len('sam2.'):] for n in names if n.startswith('sam2.')]
+    third = any(n.startswith('vision_encoder.neck.fpn_layers.') for n in grounding)
+    return groups + (sam3_groups(grounding) if third else sam2_groups(grounding))
 
 
 def carried_shapes(config: Mapping, sam2_dims: Mapping) -> dict[str, tuple[int, ...]]:
-    """Released key -> shape of tensors that no mask depends on: video memory and the vocabulary head.
+    """Released key -> shape of tensors that no mask depends on: video memory, the vocabulary head, layers of a vision
+    tower behind the one that is read.
 
     They live in no module; an export copies them from the source.
     """
     key, shape, *_ = vocabulary_head(config, family_of(config))
-    return {**video_memory_shapes(sam2_dims), key: shape}
+    return {**(sam3_carried_shapes if is_sam3(sam2_dims) else video_memory_shapes)(sam2_dims),
+            **unread_mllm_shapes(config, family_of(config)), key: shape}
 
 
 def released_shapes(config: Mapping, sam2_dims: Mapping | None = None) -> dict[str, tuple[int, ...]]:

@@ -11,14 +11,13 @@ from tqdm import tqdm
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, write_json
+from sa2va_dpo.models.grounding import complete_dims
 from sa2va_dpo.models.mllm import check_config, family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
-from sa2va_dpo.models.sam2 import complete_dims
 
 from .initialise import Start, initial_video_memory, initialise, starts
 from .keys_mllm import vocabulary_head
-from .keys_sam2 import video_memory_shapes
-from .layout import SAM2_DIMS, empty_weights, json_object, key_groups, shapes_of
+from .layout import SAM2_DIMS, carried_shapes, empty_weights, json_object, key_groups, shapes_of
 from .store import write_new
 
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
@@ -64,7 +63,7 @@ def init_checkpoint(config: dict, sam2_dims: dict | None, tokenizer_dir: str | o
         torch.manual_seed(seed)
         model = Sa2VAModel(config, dims)
         initialise(model)
-        tensors = {k: initial_video_memory(k, s) for k, s in video_memory_shapes(dims).items()}
+        tensors = {k: initial_video_memory(k, s) for k, s in carried_shapes(config, dims).items() if k != key}
         tensors[key] = torch.randn(shape) * shape[1] ** -0.5
     state = model.state_dict()
     for group in key_groups(config, state):

@@ -9,6 +9,7 @@ from typing import Mapping
 import torch
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.grounding import require
 from sa2va_dpo.models.mllm import family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.trainable import lora_layers, merge_adapters
@@ -95,7 +96,7 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
 
     Raises:
         InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an
-            adapter of another checkpoint.
+            adapter of another checkpoint, a checkpoint on SAM 3 where the installed transformers has none.
     """
     directory = Path(directory)
     if is_adapter(directory):
@@ -112,7 +113,9 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         return model.eval().requires_grad_(requires_grad)
     if base is not None:
         raise InputError(f'{directory}: is a whole checkpoint and needs no base; leave --base out')
-    config, dims, store = read_config(directory), read_sam2_dims(directory), CheckpointStore(directory)
+    config, dims = read_config(directory), read_sam2_dims(directory)
+    require(dims, str(directory))
+    store = CheckpointStore(directory)
     with empty_weights():
         model = Sa2VAModel(config, dims)
     head, _, _, tied = vocabulary_head(config, family_of(config))

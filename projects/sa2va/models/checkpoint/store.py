@@ -93,6 +93,18 @@ def read_safetensors_header(path: Path) -> tuple[bytes, dict[str, TensorInfo]]:
     return prefix + raw, entries
 
 
+def stored_names(directory: Path) -> set[str]:
+    """The names that a directory's index, or the header of its one safetensors file, lists; nothing is checked, and
+    where there is neither there are none."""
+    for index, single in _LAYOUTS:
+        if (directory / index).is_file():
+            table = read_json(directory / index, 'download it again', 'download it again', kind=dict)
+            return set(table.get('weight_map') or ())
+        if single.endswith('.safetensors') and (directory / single).is_file():
+            return set(read_safetensors_header(directory / single)[1])
+    return set()
+
+
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of one small file, on the CPU.
 

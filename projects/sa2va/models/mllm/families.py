@@ -6,8 +6,10 @@ from typing import Mapping
 from sa2va_dpo.common.errors import InputError
 
 from .base import MultimodalLLM
+from .llava import Llava
+from .llava import text_fields as llava_text_fields
 
-FAMILIES = ('internvl', 'qwen2_5_vl', 'qwen3_vl')
+FAMILIES = ('internvl', 'qwen2_5_vl', 'qwen3_vl', 'llava')
 
 
 def family_of(config: Mapping, where: str = 'config.json') -> str:
@@ -28,9 +30,12 @@ def family_of(config: Mapping, where: str = 'config.json') -> str:
             # text_config: qwen3_vl_text; vision_config: qwen3_vl. Mixture-of-experts kinds have other names.
             if family + '_text' == kinds[0] or (not kinds[0] and family in kinds[1:]):
                 return family
+        # LLaVA's parts are named by what they are: a LLaMA and a CLIP.
+        if kinds[:2] == ('llama', 'clip_vision_model'):
+            return 'llava'
         raise InputError(f'{where}: text_config.model_type is {kinds[0]!r}; Sa2VA was released with '
-                         f'qwen2_5_vl_text and qwen3_vl_text')
-    raise InputError(f'{where}: neither llm_config (InternVL families) nor text_config (Qwen-VL families) is there; '
+                         f'qwen2_5_vl_text, qwen3_vl_text, and llama beside a CLIP vision tower (LLaVA-1.5)')
+    raise InputError(f'{where}: neither llm_config (InternVL families) nor text_config (Qwen-VL, LLaVA) is there; '
                      f'give a directory in the released Sa2VA layout')
 
 
@@ -52,10 +57,11 @@ def check_config(config: Mapping, where: str = 'config.json') -> None:
     Raises:
         InputError: names the field.
     """
-    fields = _INTERNVL_FIELDS if family_of(config, where) == 'internvl' else _QWEN_FIELDS
+    family = family_of(config, where)
+    fields = _INTERNVL_FIELDS if family == 'internvl' else _QWEN_FIELDS
     for section, names in fields.items():
         # Qwen-VL configurations written before text_config existed have its fields at the top.
-        part = config.get(section, config)
+        part = llava_text_fields(config) if family == 'llava' else config.get(section, config)
         for name in names:
             value = part.get(name)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
@@ -64,8 +70,10 @@ def check_config(config: Mapping, where: str = 'config.json') -> None:
 
 def hidden_size_of(config: Mapping, where: str = 'config.json') -> int:
     """Width D of the language model's states, without building it."""
-    section = 'llm_config' if family_of(config, where) == 'internvl' else 'text_config'
-    return int(config.get(section, config)['hidden_size'])
+    family = family_of(config, where)
+    if family == 'llava':
+        return int(llava_text_fields(config)['hidden_size'])
+    return int(config.get('llm_config' if family == 'internvl' else 'text_config', config)['hidden_size'])
 
 
 def build_mllm(config: Mapping, where: str = 'config.json') -> MultimodalLLM:
@@ -75,6 +83,8 @@ def build_mllm(config: Mapping, where: str = 'config.json') -> MultimodalLLM:
         from .qwen2_5_vl import Qwen25VL as kind
     elif family == 'qwen3_vl':
         from .qwen3_vl import Qwen3VL as kind
+    elif family == 'llava':
+        kind = Llava
     else:
         from .internvl import InternVL as kind
     return kind(config, where)

@@ -97,7 +97,8 @@ def test_an_unknown_size_names_the_nearest():
         released_name('400B')
 
 
-@pytest.mark.parametrize('name', ['Sa2VA-1B', 'Sa2VA-8B', 'Sa2VA-Qwen2_5-VL-3B', 'Sa2VA-Qwen3-VL-4B'])
+@pytest.mark.parametrize('name', ['Sa2VA-1B', 'Sa2VA-8B', 'Sa2VA-Qwen2_5-VL-3B', 'Sa2VA-Qwen3-VL-4B',
+                                  'Sa2VA-LLaVA-1.5-7B'])
 def test_a_released_directory_is_one_for_the_preprocessor(name, tmp_path, monkeypatch):
     """The real configuration with few and narrow layers: tokenizer, template and processor must fit."""
     config = copy.deepcopy(RELEASED[name])
@@ -106,6 +107,11 @@ def test_a_released_directory_is_one_for_the_preprocessor(name, tmp_path, monkey
     if 'llm_config' in config:
         config['llm_config'].update(small)
         config['vision_config'].update(num_hidden_layers=1, hidden_size=32, intermediate_size=32,
+                                       num_attention_heads=2)
+    elif 'llama' in str(config):
+        config['text_config'].update(small)
+        config.update(vocab_size=1000)
+        config['vision_config'].update(num_hidden_layers=2, hidden_size=32, intermediate_size=32,
                                        num_attention_heads=2)
     else:
         sections = [8, 0, 0]
