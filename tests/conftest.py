@@ -56,3 +56,58 @@ def micro_checkpoint(tmp_path_factory) -> Path:
     dims = dict(SAM2_DIMS, image_size=128, embed_dim=16, stages=[1, 1, 2, 1], global_att_blocks=[3], hidden_dim=64)
     init_checkpoint(config, dims, root / 'tokenizer', root / 'checkpoint', seed=3)
     return root / 'checkpoint'
+
+
+@pytest.fixture(scope='session')
+def llava_checkpoint(tmp_path_factory) -> Path:
+    """The released configuration of Sa2VA-LLaVA-1.5-7B, shrunk: 3 CLIP layers of which 2 are read, 2 decoder layers,
+    28 px (4 image tokens), SAM2 at 128 px; random weights."""
+    import copy
+    import json
+
+    from sa2va_dpo.models.checkpoint import init_checkpoint
+    from sa2va_dpo.models.tiny import SAM2_DIMS, write_tokenizer
+    from sa2va_dpo.models.variants import RELEASED
+
+    root = tmp_path_factory.mktemp('llava')
+    config = copy.deepcopy(RELEASED['Sa2VA-LLaVA-1.5-7B'])
+    size = write_tokenizer(root / 'tokenizer', ('<s>', '</s>', '<image>'))
+    added = json.loads((root / 'tokenizer/tokenizer.json').read_text())['added_tokens']
+    config.update(vocab_size=size, image_seq_length=4,
+                  image_token_index=next(token['id'] for token in added if token['content'] == '<image>'))
+    # Upstream leaves the size of the base model's own table here.
+    config['text_config'].update(vocab_size=size + 57, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                                 num_attention_heads=4, num_key_value_heads=4)
+    config['vision_config'].update(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+                                   image_size=28)
+    dims = dict(SAM2_DIMS, image_size=128, embed_dim=16, stages=[1, 1, 2, 1], global_att_blocks=[3], hidden_dim=64)
+    return init_checkpoint(config, dims, root / 'tokenizer', root / 'checkpoint', seed=5)
+
+
+# 12 x 12 patches, positions of 4 x 4 tiled over them, windows of 4 x 4, every second layer looking at the whole image.
+SAM3_DIMS = dict(kind='sam3', image_size=168, pretrain_image_size=56, embed_dim=64, depth=4, num_heads=4, mlp_dim=96,
+                 window_size=4, global_att_blocks=[1, 3], hidden_dim=64, decoder_mlp_dim=128, iou_head_hidden_dim=32)
+
+
+@pytest.fixture(scope='session')
+def sam3_checkpoint(tmp_path_factory, shared_dir) -> Path:
+    """A tiny Qwen3-VL with a tiny SAM 3, with every number drawn: zeros and ones of a fresh model hide mistakes."""
+    import json
+
+    import torch
+
+    from sa2va_dpo.models.checkpoint import export_checkpoint, init_checkpoint, load_checkpoint
+    from sa2va_dpo.models.sam3 import Sam3TrackerModel
+
+    if Sam3TrackerModel is None:
+        pytest.skip('SAM 3 exists from transformers 5 on: run tests/run_next.sh')
+    fixture = shared_dir / 'fixtures/sa2va_parity/qwen3_vl'
+    root = tmp_path_factory.mktemp('sam3')
+    out = init_checkpoint(json.loads((fixture / 'config.json').read_text()), SAM3_DIMS, fixture, root / 'c', seed=2)
+    model = load_checkpoint(out)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.sam2.parameters():
+            if parameter.ndim < 2 or float(parameter.std()) < 0.1:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return export_checkpoint(model, out, root / 'drawn')

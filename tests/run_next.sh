@@ -6,5 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="$(bash tools/setup_env.sh | tail -n 1)"
 "$python" -m pip check
 exec "$python" -m pytest tests/unit/models tests/unit/datasets/test_preprocess.py tests/integration/test_parity.py \
+    tests/integration/test_newer_releases.py \
     tests/integration/test_training.py::test_run_leaves_what_the_guide_lists \
     tests/integration/test_training.py::test_resume_is_exact "$@"

@@ -1,5 +1,4 @@
 """Sa2VA on LLaVA-1.5: the released names, and the same numbers as two other ways to compute it."""
-import copy
 import json
 import math
 import shutil
@@ -13,32 +12,18 @@ from safetensors.torch import load_file
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
-from sa2va_dpo.models.checkpoint import export_checkpoint, init_checkpoint, load_checkpoint
+from sa2va_dpo.models.checkpoint import export_checkpoint, load_checkpoint
+from sa2va_dpo.models.checkpoint.upstream_pth import released_name
 from sa2va_dpo.models.generate import generate
-from sa2va_dpo.models.tiny import SAM2_DIMS, write_tokenizer
 from sa2va_dpo.models.trainable import parameter_groups, set_trainable
-from sa2va_dpo.models.variants import RELEASED
 
-DIMS = dict(SAM2_DIMS, image_size=128, embed_dim=16, stages=[1, 1, 2, 1], global_att_blocks=[3], hidden_dim=64)
 TOWER, TEXT = 'model.model.vision_tower.vision_model.', 'model.model.language_model.'
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    """The released configuration, shrunk: 3 CLIP layers of which 2 are read, 2 decoder layers, 28 px (4 tokens)."""
-    root = tmp_path_factory.mktemp('llava')
-    config = copy.deepcopy(RELEASED['Sa2VA-LLaVA-1.5-7B'])
-    size = write_tokenizer(root / 'tokenizer', ('<s>', '</s>', '<image>'))
-    vocabulary = json.loads((root / 'tokenizer/tokenizer.json').read_text())['added_tokens']
-    config.update(vocab_size=size, image_seq_length=4,
-                  image_token_index=next(t['id'] for t in vocabulary if t['content'] == '<image>'))
-    # Upstream leaves the size of the base model's own table here.
-    config['text_config'].update(vocab_size=size + 57, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-                                 num_attention_heads=4, num_key_value_heads=4)
-    config['vision_config'].update(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-                                   image_size=28)
-    out = init_checkpoint(config, DIMS, root / 'tokenizer', root / 'checkpoint', seed=5)
-    return out, load_file(out / 'model.safetensors'), config
+def checkpoint(llava_checkpoint):
+    config = json.loads((llava_checkpoint / 'config.json').read_text())
+    return llava_checkpoint, load_file(llava_checkpoint / 'model.safetensors'), config
 
 
 @pytest.fixture(scope='module')
@@ -219,6 +204,14 @@ def test_vicunas_turns_open_with_the_beginning_and_close_with_the_end_of_a_text(
     assert pre.end_token_ids == {sp.eos_id()}
     with pytest.raises(InputError, match='</s>'):
         pre.encode_question('where</s> is it', num_image_tokens=2)
+
+
+@pytest.mark.parametrize('trainers, released', [
+    ('mllm.model.base_model.model.model.language_model.layers.0.self_attn.q_proj.weight',
+     'model.model.language_model.layers.0.self_attn.q_proj.weight'),
+    ('mllm.model.base_model.model.lm_head.weight', 'model.lm_head.weight')])
+def test_the_trainers_names_lead_to_the_released_ones(checkpoint, trainers, released):
+    assert released_name(trainers, family_is_qwen=True) == released and released in checkpoint[1]
 
 
 @pytest.mark.parametrize('field, value', [('vision_feature_layer', -1), ('vision_feature_select_strategy', 'full')])

@@ -13,7 +13,6 @@ from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import (
     copy_with_sam_size,
     export_checkpoint,
-    init_checkpoint,
     load_checkpoint,
     read_sam2_dims,
 )
@@ -22,28 +21,13 @@ from sa2va_dpo.models.sam3 import Sam3TrackerModel
 from sa2va_dpo.models.trainable import checkpoint_activations, set_trainable
 from sa2va_dpo.models.variants import GROUNDING
 
-needs_sam3 = pytest.mark.skipif(Sam3TrackerModel is None, reason='SAM 3 exists from transformers 5 on: run '
-                                                                 'tests/run_next.sh')
-# 12 x 12 patches, positions of 4 x 4 tiled over them, windows of 4 x 4, every second layer looking at the whole image.
-DIMS = dict(kind='sam3', image_size=168, pretrain_image_size=56, embed_dim=64, depth=4, num_heads=4, mlp_dim=96,
-            window_size=4, global_att_blocks=[1, 3], hidden_dim=64, decoder_mlp_dim=128, iou_head_hidden_dim=32)
 P = 'grounding_encoder.sam2_model.'
 TRUNK = P + 'backbone.vision_backbone.trunk.'
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory, shared_dir):
-    """A tiny Qwen3-VL with a tiny SAM 3, with every number drawn: zeros and ones of a fresh model hide mistakes."""
-    fixture = shared_dir / 'fixtures/sa2va_parity/qwen3_vl'
-    root = tmp_path_factory.mktemp('sam3')
-    out = init_checkpoint(json.loads((fixture / 'config.json').read_text()), DIMS, fixture, root / 'c', seed=2)
-    model = load_checkpoint(out)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.sam2.parameters():
-            if parameter.ndim < 2 or float(parameter.std()) < 0.1:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return export_checkpoint(model, out, root / 'drawn')
+def checkpoint(sam3_checkpoint):
+    return sam3_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +42,9 @@ class Reference:
     decoder: arXiv 2304.02643, 2408.00714.
     """
 
-    def __init__(self, tensors):
+    def __init__(self, directory):
+        self.dims = json.loads((directory / 'sam2_dims.json').read_text())
+        tensors = load_file(directory / 'model.safetensors')
         self.t = {k[len(P):]: v.double() for k, v in tensors.items() if k.startswith(P)}
 
     def linear(self, x, name):
@@ -79,7 +65,7 @@ class Reference:
 
     def attention(self, x, name, turns):
         """``x [windows, n, D]``."""
-        q, k, v = (y.unflatten(-1, (DIMS['num_heads'], -1)).transpose(1, 2)
+        q, k, v = (y.unflatten(-1, (self.dims['num_heads'], -1)).transpose(1, 2)
                    for y in self.linear(x, name + '.qkv').chunk(3, -1))
 
         def turn(y):
@@ -90,16 +76,16 @@ class Reference:
 
     def trunk(self, pixels):
         """``[1, 3, S, S]`` -> ``[1, D, g, g]``."""
-        base, window = 'backbone.vision_backbone.trunk.', DIMS['window_size']
+        base, window = 'backbone.vision_backbone.trunk.', self.dims['window_size']
         x = F.conv2d(pixels.double(), self.t[base + 'patch_embed.proj.weight'], stride=14)
         g = x.shape[-1]
-        n = DIMS['pretrain_image_size'] // 14
+        n = self.dims['pretrain_image_size'] // 14
         table = self.t[base + 'pos_embed'][:, 1:].unflatten(1, (n, n)).permute(0, 3, 1, 2)
         x = x + table.repeat(1, 1, g // n, g // n)
         x = self.norm(x.permute(0, 2, 3, 1), base + 'ln_pre')
-        width = DIMS['embed_dim'] // DIMS['num_heads']
-        for i in range(DIMS['depth']):
-            layer, whole = f'{base}blocks.{i}.', i in DIMS['global_att_blocks']
+        width = self.dims['embed_dim'] // self.dims['num_heads']
+        for i in range(self.dims['depth']):
+            layer, whole = f'{base}blocks.{i}.', i in self.dims['global_att_blocks']
             y = self.norm(x, layer + 'norm1')
             if whole:
                 y = self.attention(y.flatten(1, 2), layer + 'attn', self.rotation(g, window / g, width)).unflatten(
@@ -186,13 +172,12 @@ class Reference:
                 self.head(queries[0], d + 'pred_obj_score_head'))
 
 
-@needs_sam3
 def test_masks_are_those_worked_out_from_the_released_tensors(checkpoint, image):
     model, pre = load_checkpoint(checkpoint), Sa2VAPreprocessor.from_pretrained(checkpoint)
     assert pre.sam_size == model.sam_size == 168
     batch = pre.collate([pre(image, 'Vessel?')])
     assert batch['sam_pixel_values'].shape == (1, 3, 168, 168)
-    reference = Reference(load_file(checkpoint / 'model.safetensors'))
+    reference = Reference(checkpoint)
     with torch.no_grad():
         out = model(batch)
         for ours, level in zip(model.sam2_levels(batch['sam_pixel_values']),
@@ -206,7 +191,6 @@ def test_masks_are_those_worked_out_from_the_released_tensors(checkpoint, image)
     assert torch.equal(out.low_res[0], out.hypotheses[0, iou.argmax()])
 
 
-@needs_sam3
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_export_is_the_same_bytes_and_frequencies_stay_exact(checkpoint, tmp_path, dtype):
     model, exact = load_checkpoint(checkpoint, dtype=dtype), load_checkpoint(checkpoint)
@@ -218,12 +202,11 @@ def test_export_is_the_same_bytes_and_frequencies_stay_exact(checkpoint, tmp_pat
         assert a.dtype == torch.float32 and torch.equal(a, b), name
 
 
-@needs_sam3
 def test_training_moves_the_tracker_and_carries_the_rest(checkpoint, image, tmp_path):
     before = load_file(checkpoint / 'model.safetensors')
     model, pre = load_checkpoint(checkpoint), Sa2VAPreprocessor.from_pretrained(checkpoint)
     set_trainable(model, dict(sam2_encoder='lora', sam2_neck='full', mask_decoder='full', projector='full'))
-    assert checkpoint_activations(model, dict(sam2_encoder=True)) == DIMS['depth']
+    assert checkpoint_activations(model, dict(sam2_encoder=True)) == model.sam2_dims['depth']
     batch = pre.collate([pre(image, 'Vessel?')])
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
@@ -251,7 +234,6 @@ def test_training_moves_the_tracker_and_carries_the_rest(checkpoint, image, tmp_
                                    rtol=1e-4)
 
 
-@needs_sam3
 def test_released_sizes_are_found_by_the_names_of_the_tensors(checkpoint, tmp_path):
     """A released directory states no sizes; shards or one file, the names tell."""
     (tmp_path / 'one').mkdir()
@@ -264,7 +246,6 @@ def test_released_sizes_are_found_by_the_names_of_the_tensors(checkpoint, tmp_pa
     assert read_sam2_dims(tmp_path / 'one') == complete_dims(GROUNDING['Sa2VA-Qwen3-VL-4B-SAM3'])
 
 
-@needs_sam3
 def test_the_input_size_is_fixed(checkpoint, tmp_path):
     with pytest.raises(InputError, match='SAM 3, whose input size is fixed'):
         copy_with_sam_size(checkpoint, tmp_path / 'out', 1024)
