@@ -8,11 +8,11 @@ from typing import Mapping
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen2VLImageProcessorFast
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.models.mllm import family_of
 from sa2va_dpo.models.mllm.llava import tokens_per_image, vision_fields
+from sa2va_dpo.models.mllm.qwen_vl import QwenImageProcessor
 
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
@@ -104,7 +104,7 @@ class QwenVLImages:
     """The Qwen-VL families' image half: the checkpoint's own image processor.
 
     Args:
-        processor: ``Qwen2VLImageProcessorFast`` (Qwen3-VL has the same one with other settings).
+        processor: ``QwenImageProcessor`` (Qwen3-VL has the same one with other settings).
         min_pixels, max_pixels: limits of the resized image.
     """
 
@@ -122,7 +122,7 @@ class QwenVLImages:
         if not path.is_file():
             raise InputError(f'{path}: missing; copy the processor files of the checkpoint along')
         try:
-            processor = Qwen2VLImageProcessorFast.from_pretrained(str(directory), local_files_only=True)
+            processor = QwenImageProcessor.from_pretrained(str(directory), local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f'{path}: not a Qwen-VL image processor ({str(error).splitlines()[0]})') from None
         return cls(processor, **limits)

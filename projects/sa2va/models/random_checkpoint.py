@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import Qwen2VLImageProcessorFast
 
 from sa2va_dpo.models.checkpoint import stream_checkpoint
 from sa2va_dpo.models.mllm import family_of
+from sa2va_dpo.models.mllm.qwen_vl import QwenImageProcessor
 from sa2va_dpo.models.tiny import write_tokenizer
 from sa2va_dpo.models.variants import GROUNDING, RELEASED, released_name
 
@@ -57,7 +57,7 @@ def write_random_checkpoint(size: str, output: str | os.PathLike, tokenizer: str
 
 def _write_qwen_processor(config: dict, directory: Path) -> None:
     vision = config['vision_config']
-    Qwen2VLImageProcessorFast(
+    QwenImageProcessor(
         patch_size=vision['patch_size'], merge_size=vision['spatial_merge_size'],
         temporal_patch_size=vision['temporal_patch_size'],
         **(_QWEN3_COLOURS if family_of(config) == 'qwen3_vl' else {})).save_pretrained(directory)

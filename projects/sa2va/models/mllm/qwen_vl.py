@@ -7,11 +7,15 @@ from __future__ import annotations
 from typing import Mapping
 
 import torch
+import transformers
 from torch import nn
 
 from sa2va_dpo.common.errors import InputError
 
 from .base import MultimodalLLM
+
+# The image processor that resizes with torchvision. In 4.57 the plain name is another one, which resizes with PIL.
+QwenImageProcessor = getattr(transformers, 'Qwen2VLImageProcessor' + ('Fast' if transformers.__version__ < '5' else ''))
 
 
 def text_fields(config: Mapping, where: str) -> Mapping:
