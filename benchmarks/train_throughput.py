@@ -28,6 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--seconds', type=float, default=6.0, help='fewer repeats once an arm has taken this long')
     parser.add_argument('--recipe', nargs='+', help='only these recipes (see benchmarks/speed/arms.py)')
+    parser.add_argument('--arm', nargs='+', help='only arms of these names (likewise)')
+    parser.add_argument('--pixels', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+                        help='of the image (default: 4 x 3 tiles)')
     parser.add_argument('--sweep', action='store_true', help='cost against pairs per image and images per step instead')
     parser.add_argument('--out', default='work_dirs/speed', help='folder of the JSON, the table and the plot')
     return parser.parse_args(argv)
@@ -40,7 +43,7 @@ def measure_arm(model, optimiser, variant, arm, args, images: int = 1, candidate
     from benchmarks.speed import arms as speed
     from benchmarks.speed.measure import counted, free, median_seconds, peak_gib
 
-    data = variant.data(images, candidates or args.candidates, truncate=arm.kind != 'obvious')
+    data = variant.data(images, candidates or args.candidates, truncate=arm.kind != 'obvious', pixels=args.pixels)
     pairs = len(data['gaps'])
     if arm.kind != 'image':
         data, pairs = speed.one_pair(data), 1
@@ -95,7 +98,8 @@ def run_variant(name: str, args, peak_flops: float, dtype) -> list[dict]:
 
     variant = Variant.named(variant_name(name))
     rows = []
-    chosen = [arm for arm in speed.ARMS if not args.recipe or arm.recipe in args.recipe]
+    chosen = [arm for arm in speed.ARMS if (not args.recipe or arm.recipe in args.recipe)
+              and (not args.arm or arm.name in args.arm)]
     for (recipe, with_mllm), arms in groupby(chosen, key=lambda arm: (arm.recipe, arm.mllm)):
         model = optimiser = None
         free(args.device)

@@ -61,6 +61,8 @@ def _arms() -> list[Arm]:
         Arm('obvious: 4 forwards a pair', both, 'obvious'),
         Arm('reference and vision tokens cached', both, cached=frozenset([ref, tokens])),
         Arm('+ activations checkpointed', both, cached=frozenset([ref, tokens]), checkpointing=True),
+        # The full config as it is shipped: no cache, checkpointing by itself at released sizes.
+        Arm('nothing cached, activations checkpointed', both, checkpointing=True),
         Arm('obvious: 4 forwards a pair', frozen, 'obvious'),
         Arm('one forward an image', frozen),
         Arm('[SEG] states and reference cached', frozen, cached=frozenset([ref, states]), mllm=False),

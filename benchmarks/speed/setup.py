@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -62,14 +63,17 @@ class Variant:
         initialise(model)
         return model.eval()
 
-    def image(self, seed: int = 0) -> np.ndarray:
-        """Noise of a shape (4 : 3) that InternVL cuts into twelve tiles and a thumbnail."""
-        side = self.pre.images.tile
-        return np.random.default_rng(seed).integers(0, 255, (3 * side, 4 * side, 3), np.uint8)
+    def image(self, seed: int = 0, pixels: Sequence[int] | None = None) -> np.ndarray:
+        """Noise of some width and height; by default of a shape (4 : 3) that InternVL cuts into twelve tiles and a
+        thumbnail."""
+        width, height = pixels or (4 * self.pre.images.tile, 3 * self.pre.images.tile)
+        return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
 
-    def data(self, images: int, candidates: int, truncate: bool = True, first_image: int = 0) -> dict:
+    def data(self, images: int, candidates: int, truncate: bool = True, first_image: int = 0,
+             pixels: Sequence[int] | None = None) -> dict:
         """What ``dpo_collate`` would give for ``images`` images with all pairs of ``candidates`` masks each."""
-        samples = [self.pre(self.image(first_image + i), PROMPT, truncate_after_seg=truncate) for i in range(images)]
+        samples = [self.pre(self.image(first_image + i, pixels), PROMPT, truncate_after_seg=truncate)
+                   for i in range(images)]
         rng = np.random.default_rng(1)
         masks = torch.from_numpy(rng.integers(0, 2, (candidates, self.score_size, self.score_size), np.uint8)) * 255
         pairs = list(combinations(range(candidates), 2))

@@ -8,6 +8,8 @@ from typing import Iterable, Sequence
 import torch
 from torch import nn
 
+from sa2va_dpo.models.quantised import statistics
+
 # Bumped when what is computed, or how it is stored, changes.
 _VERSION = 1
 
@@ -17,7 +19,7 @@ def weights_digest(policy: nn.Module, prefixes: Sequence[str]) -> str:
 
     Adapters are at zero before training and switched off in the reference, so that the digest is the start's.
     """
-    tensors = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
+    tensors = {**dict(policy.named_parameters()), **dict(policy.named_buffers()), **statistics(policy)}
     named = ((name.replace('.base_layer.', '.'), tensors[name]) for name in sorted(tensors) if 'lora_' not in name)
     return tensors_digest((plain, tensor) for plain, tensor in named if plain.startswith(tuple(prefixes)))
 

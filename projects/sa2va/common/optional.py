@@ -12,6 +12,7 @@ EXTRAS = dict(
     review=('starlette', 'uvicorn'),
     parquet=('datasets', 'pyarrow'),
     medical=('pydicom', 'nibabel'),
+    quantised=('bitsandbytes',),
     trackers=('wandb', 'mlflow'),
 )
 

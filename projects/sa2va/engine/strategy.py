@@ -2,13 +2,15 @@
 none."""
 from __future__ import annotations
 
+import os
+
 import torch
 from mmengine.config import Config
 from mmengine.registry import STRATEGIES
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
-from sa2va_dpo.common.processes import local_rank, prepare_process_group_env, world_size
+from sa2va_dpo.common.processes import local_rank, local_world_size, prepare_process_group_env, world_size
 from sa2va_dpo.models.checkpoint import is_released_size
 
 
@@ -36,6 +38,7 @@ def fit_to_machine(cfg: Config) -> str:
         raise InputError(f'--nproc_per_node: local rank {local_rank()} has no GPU, '
                          f'this machine has {gpus}: start at most {gpus} processes')
     if gpus:
+        _fuse_optimiser(cfg)
         _stream_to_gpu(cfg, bf16=deepspeed and strategy.get('bf16', {}).get('enabled', False))
     if deepspeed and (gpus or cfg.get('deepspeed_on_cpu')):
         with extra('train', 'strategy.type DeepSpeedStrategy'):
@@ -46,6 +49,8 @@ def fit_to_machine(cfg: Config) -> str:
             _skip_shared_memory_op()
             # mmengine would call torch.cuda.set_device; with a group already there it leaves that step out.
             ds.init_distributed(dist_backend='gloo', auto_mpi_discovery=False)
+        if gpus and strategy.get('zero_optimization', {}).get('offload_optimizer'):
+            _use_all_cores()
         precision = 'bf16' if strategy.get('bf16', {}).get('enabled') else 'fp32'
         stage = strategy.get('zero_optimization', {}).get('stage', 0)
         return f'DeepSpeed ZeRO-{stage}, {precision}, on {"GPU" if gpus else "CPU over gloo"}'
@@ -72,12 +77,27 @@ def fit_to_machine(cfg: Config) -> str:
 
 def _stream_to_gpu(cfg: Config, bf16: bool) -> None:
     """Let every process read weights of released size onto its own GPU, in bfloat16 where DeepSpeed would cast them to
-    it anyway: otherwise each holds the whole model in float32 in host memory first."""
+    it anyway: otherwise each holds the whole model in float32 in host memory first. A language model that is to be
+    quantised is so on its way to the GPU, whatever its size."""
     model = cfg.get('model') or {}
-    if 'checkpoint' in model and is_released_size(model['checkpoint']):
+    if 'checkpoint' in model and (is_released_size(model['checkpoint']) or model.get('llm_quantisation')):
         model.setdefault('device', f'cuda:{local_rank()}')
         if bf16:
             model.setdefault('dtype', 'bfloat16')
+
+
+def _fuse_optimiser(cfg: Config) -> None:
+    """One kernel for a step of Adam, on the GPU or, where its states are offloaded, one pass over host memory."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    if optimizer.get('type') in ('Adam', 'AdamW'):
+        optimizer.setdefault('fused', True)
+
+
+def _use_all_cores() -> None:
+    """torchrun gives each of several processes one thread, with which the step of an offloaded optimiser takes as long
+    as a whole forward pass."""
+    if torch.get_num_threads() == 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size()))
 
 
 def _skip_shared_memory_op() -> None:

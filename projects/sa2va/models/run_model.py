@@ -9,8 +9,9 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint, read_again
+from sa2va_dpo.models.checkpoint import assign, default_dtype, is_released_size, load_checkpoint, read_again
 
+from .quantised import check_quantisation, quantiser
 from .sa2va import Sa2VAModel
 from .tiled import image_logits
 from .trainable import (
@@ -46,6 +47,8 @@ class Sa2VARunModel(BaseModel):
         activation_checkpointing: parts whose layers keep only their inputs for the backward pass, such as
             ``dict(llm=True, sam2_encoder=True)``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`.
             ``None``: every part of a checkpoint of released size, none of a small one.
+        llm_quantisation: ``'nf4'`` (4 bits) or ``'int8'``: the language model's matrices in memory, where it is frozen
+            or trained through LoRA (``models/quantised.py``). Needs a GPU as ``device`` and the extra ``quantised``.
         with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
             states (docs/speed.md).
         device: where the weights go as they are read, so that they never are in host memory as a whole.
@@ -59,17 +62,19 @@ class Sa2VARunModel(BaseModel):
 
     def __init__(self, checkpoint: str, trainable: Mapping | str | None = None, *, dtype: str | None = None,
                  trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | None = None,
-                 with_mllm: bool = True, device: str = 'cpu', policy: Sa2VAModel | None = None,
+                 llm_quantisation: str | None = None, with_mllm: bool = True, device: str = 'cpu',
+                 policy: Sa2VAModel | None = None,
                  data_preprocessor: dict | None = None, **unknown) -> None:
         Sa2VARunModel.check.__func__(type(self), dict(
             unknown, checkpoint=checkpoint, trainable=trainable, dtype=dtype, trainable_dtype=trainable_dtype,
-            activation_checkpointing=activation_checkpointing, policy=policy))
+            activation_checkpointing=activation_checkpointing, llm_quantisation=llm_quantisation, policy=policy))
         super().__init__(data_preprocessor=data_preprocessor)
         self.checkpoint = checkpoint
         loaded = _DTYPES[dtype] if dtype is not None else (
             torch.float32 if trainable is not None or policy is not None else default_dtype(checkpoint, device))
+        place = assign if llm_quantisation is None else quantiser(llm_quantisation, checkpoint, device)
         self.policy = policy or load_checkpoint(checkpoint, dtype=loaded, device=device, with_mllm=with_mllm,
-                                                merge=trainable is not None)
+                                                merge=trainable is not None, place=place)
         if trainable is None:
             self.policy.requires_grad_(False)
             self.switches: dict[str, dict] = {}
@@ -113,6 +118,7 @@ class Sa2VARunModel(BaseModel):
             if settings.get(name) is not None and settings[name] not in _DTYPES:
                 raise ValueError(f'{name}: {settings[name]!r} is not one of {", ".join(_DTYPES)}')
         trainable = settings.get('trainable')
+        check_quantisation(settings.get('llm_quantisation'), trainable)
         if trainable is not None:
             normalise_switches(trainable)
             checkpointed_parts(settings.get('activation_checkpointing') or {})
@@ -217,7 +223,8 @@ def check_model(settings: Mapping) -> None:
 
 def inference_model(settings: Mapping, device: str = 'cpu') -> Sa2VARunModel:
     """The model of a run's config for prediction alone: no loss, no reference, weights in
-    :func:`sa2va_dpo.models.checkpoint.default_dtype`; it takes the tensors that the run saved.
+    :func:`sa2va_dpo.models.checkpoint.default_dtype`, its language model quantised as in training; it takes the tensors
+    that the run saved.
 
     Raises:
         ValueError: as :func:`check_model`.
@@ -227,4 +234,5 @@ def inference_model(settings: Mapping, device: str = 'cpu') -> Sa2VARunModel:
     checkpoint = settings['checkpoint']
     names = {dtype: name for name, dtype in _DTYPES.items()}
     return Sa2VARunModel(checkpoint, settings.get('trainable'), dtype=names[default_dtype(checkpoint, device)],
-                         device=device, activation_checkpointing={} if settings.get('trainable') else None)
+                         device=device, activation_checkpointing={} if settings.get('trainable') else None,
+                         llm_quantisation=settings.get('llm_quantisation'))

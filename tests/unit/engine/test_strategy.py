@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from sa2va_dpo import plugins  # noqa: F401
 from sa2va_dpo.common import processes
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.engine.strategy import fit_to_machine
@@ -29,11 +30,37 @@ def gpus(monkeypatch):
 def test_with_a_gpu_deepspeed_runs_as_written(gpus):
     gpus(1)
     cfg = deepspeed_config()
-    before = cfg.pretty_text
+    expected = deepspeed_config()
+    expected.optim_wrapper.optimizer.fused = True
     assert fit_to_machine(cfg) == 'DeepSpeed ZeRO-2, bf16, on GPU'
-    assert cfg.pretty_text == before
+    assert cfg.pretty_text == expected.pretty_text
     # What a launcher would have set, or DeepSpeed wants MPI.
     assert os.environ['RANK'] == '0' and os.environ['WORLD_SIZE'] == '1' and int(os.environ['MASTER_PORT']) > 0
+
+
+def test_the_optimiser_is_fused_on_a_gpu_unless_the_config_says(gpus):
+    for count, given, expected in ((1, {}, True), (1, dict(fused=False), False), (0, {}, None)):
+        gpus(count)
+        cfg = deepspeed_config(launcher='none')
+        cfg.optim_wrapper.optimizer.update(given)
+        fit_to_machine(cfg)
+        assert cfg.optim_wrapper.optimizer.get('fused') is expected
+
+
+@pytest.mark.parametrize('threads, processes, expected', [(1, 2, 4), (1, 16, 1), (6, 2, 6)])
+def test_an_offloaded_optimiser_has_the_cores_that_torchrun_takes_away(gpus, monkeypatch, threads, processes, expected):
+    gpus(1)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(processes))
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(8)))
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    chosen = [threads]
+    monkeypatch.setattr(torch, 'set_num_threads', chosen.append)
+    cfg = deepspeed_config()
+    fit_to_machine(cfg)
+    assert chosen == [threads]  # nothing is offloaded
+    cfg.strategy.zero_optimization.offload_optimizer = dict(device='cpu')
+    fit_to_machine(cfg)
+    assert chosen[-1] == expected
 
 
 @pytest.mark.parametrize('released, bf16, expected', [

@@ -1,13 +1,17 @@
 """Loading, settings and state of the run model and its siblings; what is wrong is said before a weight is read."""
+import sys
+
 import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
 
 from sa2va_dpo import plugins  # noqa: F401
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models import run_model
 from sa2va_dpo.models.checkpoint import default_dtype, layout
+from sa2va_dpo.models.quantised import quantiser
 from sa2va_dpo.models.run_model import Sa2VARunModel, check_model, inference_model
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
@@ -50,6 +54,9 @@ def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
     (dict(type='Sa2VARunModel', trainable_dtype='float32'), 'trainable_dtype: has no effect'),
     (dict(type='Sa2VARunModel', activation_checkpointing=dict(llm=True)), 'activation_checkpointing: has no effect'),
     (dict(type='Sa2VARunModel', dtype='float16'), "dtype: 'float16' is not one of"),
+    (dict(type='Sa2VARunModel', llm_quantisation='fp4'), "llm_quantisation: 'fp4' is not one of nf4, int8, None"),
+    (dict(type='Sa2VARunModel', llm_quantisation='nf4', trainable=dict(llm='full')), 'trainable.llm is full'),
+    (dict(type='Sa2VASegModel', llm_quantisation='int8', trainable='all'), 'trainable.llm is full'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, iou_weigth=1.0), 'did you mean iou_weight?'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, iou_weight=1.0), 'iou_weight: has no effect'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, hypotheses='best'), 'hypotheses'),
@@ -134,3 +141,14 @@ def test_the_inference_model_of_a_config_takes_the_run_s_tensors(micro_checkpoin
         assert torch.equal(model.eval()(batch).low_res, trained.eval()(batch).low_res)
     with pytest.raises(ValueError, match='betta'):
         inference_model(dict(settings, preference=dict(betta=1), checkpoint=NOWHERE))
+
+
+def test_a_quantised_language_model_is_for_gpus(micro_checkpoint):
+    with pytest.raises(InputError, match='llm_quantisation=nf4: is for GPUs, and the model goes to cpu'):
+        Sa2VARunModel(str(micro_checkpoint), RECIPE, llm_quantisation='nf4')
+
+
+def test_without_bitsandbytes_the_extra_is_named(micro_checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'bitsandbytes', None)
+    with pytest.raises(InputError, match=r"needs the package bitsandbytes.*sa2va-dpo\[quantised\]"):
+        quantiser('int8', micro_checkpoint, 'cuda')

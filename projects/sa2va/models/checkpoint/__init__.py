@@ -11,6 +11,7 @@ from .initialise import initialise
 from .layout import (
                      OWN_FILE,
                      SAM2_DIMS,
+                     assign,
                      base_directory,
                      default_dtype,
                      empty_weights,
@@ -26,8 +27,8 @@ from .new import init_checkpoint, stream_checkpoint
 from .reading import Source, load_checkpoint, read_again
 from .run import check_names, load_trained_tensors, read_trained_tensors, weights_only_loads
 
-__all__ = ['OWN_FILE', 'SAM2_DIMS', 'Source', 'base_directory', 'base_hash', 'check_base', 'check_names',
-           'copy_with_sam_size', 'default_dtype', 'empty_weights', 'export_adapter', 'export_checkpoint',
+__all__ = ['OWN_FILE', 'SAM2_DIMS', 'Source', 'assign', 'base_directory', 'base_hash', 'check_base',
+           'check_names', 'copy_with_sam_size', 'default_dtype', 'empty_weights', 'export_adapter', 'export_checkpoint',
            'init_checkpoint', 'initialise', 'is_adapter', 'is_released_size', 'load_adapter', 'load_checkpoint',
            'load_trained_tensors', 'read_again', 'read_config', 'read_sam2_dims', 'read_trained_tensors', 'read_view',
            'released_shapes', 'stream_checkpoint', 'weights_only_loads', 'write_view']

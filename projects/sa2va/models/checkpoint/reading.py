@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Mapping
+from typing import Callable, Mapping
 
 import torch
 
@@ -74,7 +74,8 @@ def _check_keys(store: CheckpointStore, shapes: Mapping[str, tuple[int, ...]], o
 
 def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.float32,
                     device: str | torch.device = 'cpu', *, requires_grad: bool = False, with_mllm: bool = True,
-                    merge: bool = False, base: str | os.PathLike | None = None) -> Sa2VAModel:
+                    merge: bool = False, base: str | os.PathLike | None = None,
+                    place: Callable[[torch.nn.Module, str, torch.Tensor], None] = assign) -> Sa2VAModel:
     """The model of a released directory, or of an adapter on one, in eval mode.
 
     Tensors are read one at a time, in file order, and go straight to ``device`` in ``dtype``, piece by piece, so that
@@ -93,6 +94,8 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         merge: fold an adapter's LoRA factors into the weights, so that the tensors have the names of an untouched model
             and can be trained.
         base: the checkpoint of an adapter, where it is not at the recorded path.
+        place: puts a tensor (on ``device``, in ``dtype``) into the model under its name, as it is read
+            (``models/quantised.py`` puts something else there).
 
     Raises:
         InputError: a missing, unexpected or mis-shaped tensor (named), a damaged file, a foreign configuration, an
@@ -129,9 +132,9 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         is_buffer = group.ours[0] in buffers
         if nowhere and not is_buffer:
             continue
-        kind, place = (torch.float32 if is_buffer else dtype), ('cpu' if nowhere else device)
-        for name, tensor in zip(group.ours, group.load([store.read(k, kind, place) for k in group.released])):
-            assign(model, name, tensor)
+        kind, target = (torch.float32 if is_buffer else dtype), ('cpu' if nowhere else device)
+        for name, tensor in zip(group.ours, group.load([store.read(k, kind, target) for k in group.released])):
+            place(model, name, tensor)
     store.close()
     for module in model.modules():
         for name, buffer in module._buffers.items():
