@@ -70,7 +70,7 @@ def assert_finished(work_dir, code, text):
 
 def test_bf16_caches_train_what_no_cache_trains(train, tmp_path):
     # With the language model frozen every kind of cache is in use but that of SAM2.
-    options = ['model.trainable.llm=frozen', 'model.activation_checkpointing={}']
+    options = ['model.trainable.llm=frozen']
     assert_finished(tmp_path / 'plain', *train(tmp_path / 'plain', *options))
     code, text = train(tmp_path / 'cached', *options, f'cache.dir={tmp_path / "cache"}',
                        'cache.items=[seg_states,reference_low_res]')
@@ -81,20 +81,16 @@ def test_bf16_caches_train_what_no_cache_trains(train, tmp_path):
     assert one[-1]['dice'] == pytest.approx(other[-1]['dice'], abs=0.02)
 
 
-def test_rounds(train, folders, tmp_path):
+def test_rounds(train, tmp_path):
+    write_dataset(tmp_path, 'fundus', seed=1, n=3, size=256, workers=1)
     config = tmp_path / 'rounds.py'
     config.write_text(f'''
 _base_ = [{os.path.abspath(CONFIG)!r}]
-rounds = dict(count=2, judge='iou', num_samples=4, unlabelled={str(folders / 'images')!r},
-              unlabelled_gt={str(folders / 'masks')!r}, min_iou_gap=0.0, check_judge=False, guard=None)
+rounds = dict(count=2, judge='iou', num_samples=4, unlabelled={str(tmp_path / 'images')!r},
+              unlabelled_gt={str(tmp_path / 'masks')!r}, min_iou_gap=0.0, check_judge=False, guard=None)
 custom_hooks = [dict(type='PairValidationHook'), dict(type='StartValidationHook')]
 ''')
-    # All images of the folder but those of validation and test are the labelled ones, too.
-    (tmp_path / 'list.txt').write_text('\n'.join(
-        str(path) for path in sorted((folders / 'images').iterdir())
-        if path.name in {os.path.basename(pair['image']) for pair in
-                         json.loads((folders / 'pairs/dpo_annotations.json').read_text())}))
-    code, text = train(tmp_path / 'run', f'rounds.unlabelled={tmp_path / "list.txt"}', config=config)
+    code, text = train(tmp_path / 'run', config=config)
     assert_finished(tmp_path / 'run', code, text)
     rounds = json.loads((tmp_path / 'run/rounds.json').read_text())['rounds']
     assert len(rounds) == 2

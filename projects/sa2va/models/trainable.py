@@ -154,6 +154,8 @@ def checkpointed_parts(spec: Mapping[str, bool] | None = None) -> list[str]:
     Raises:
         ValueError: another part, or a value that is no bool.
     """
+    if spec is not None and not isinstance(spec, Mapping):
+        raise ValueError(f'activation_checkpointing: {spec!r} must be a dict of parts ({", ".join(_LAYERED)})')
     for part, value in (spec or {}).items():
         if part not in _LAYERED or not isinstance(value, bool):
             raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '

@@ -54,6 +54,8 @@ def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
     (dict(type='Sa2VARunModel', trainable_dtype='float32'), 'trainable_dtype: has no effect'),
     (dict(type='Sa2VARunModel', activation_checkpointing=dict(llm=True)), 'activation_checkpointing: has no effect'),
     (dict(type='Sa2VARunModel', dtype='float16'), "dtype: 'float16' is not one of"),
+    (dict(type='Sa2VASegModel', trainable=RECIPE, activation_checkpointing='llm'),
+     "activation_checkpointing: 'llm' must be a dict of parts"),
     (dict(type='Sa2VARunModel', llm_quantisation='fp4'), "llm_quantisation: 'fp4' is not one of nf4, int8, None"),
     (dict(type='Sa2VARunModel', llm_quantisation='nf4', trainable=dict(llm='full')), 'trainable.llm is full'),
     (dict(type='Sa2VASegModel', llm_quantisation='int8', trainable='all'), 'trainable.llm is full'),
