@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -43,11 +44,12 @@ def host_gib(pids: Sequence[int]) -> float:
 
 
 def gpu_gib() -> list[float]:
-    """Memory in use on every GPU as nvidia-smi sees it: contexts and everybody else's processes included."""
+    """Memory in use on every visible GPU as nvidia-smi sees it: contexts and other processes included."""
     if shutil.which('nvidia-smi') is None:
         return []
-    done = subprocess.run(['nvidia-smi', '--query-gpu=memory.used', '--format=csv,noheader,nounits'],
-                          capture_output=True, text=True)
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    done = subprocess.run(['nvidia-smi', '--query-gpu=memory.used', '--format=csv,noheader,nounits',
+                           *([f'--id={visible}'] if visible else [])], capture_output=True, text=True)
     return [float(line) / 1024 for line in done.stdout.split()] if done.returncode == 0 else []
 
 
