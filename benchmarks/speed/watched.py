@@ -17,14 +17,14 @@ from pathlib import Path
 
 def peaks(device: int) -> dict:
     """Peaks of this process: GPU memory in tensors and in what the allocator held for them, host memory (GiB)."""
-    import torch
-
-    from benchmarks.speed.measure import peak_gib
-
     status = Path('/proc/self/status').read_text()
     host = int(status.split('VmHWM:')[1].split()[0]) / 2 ** 20
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return dict(peak_gib(f'cuda:{device}' if on_gpu else 'cpu'), peak_host_gib=host)
+    # Not imported for this: a process that ends is no place for it.
+    torch = sys.modules.get('torch')
+    if torch is None or not torch.cuda.is_initialized():
+        return dict(peak_allocated_gib=None, peak_reserved_gib=None, peak_host_gib=host)
+    return dict(peak_allocated_gib=torch.cuda.max_memory_allocated(device) / 2 ** 30,
+                peak_reserved_gib=torch.cuda.max_memory_reserved(device) / 2 ** 30, peak_host_gib=host)
 
 
 def main() -> None:

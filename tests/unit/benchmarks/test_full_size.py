@@ -1,0 +1,55 @@
+"""The stages' clock and scales: what is counted, what ends a stage, what its failure says."""
+import json
+import os
+
+import pytest
+
+from benchmarks.full_size import step_times, table
+from benchmarks.speed.processes import descendants, host_gib, run
+
+
+def test_the_first_steps_of_every_start_are_left_out(tmp_path):
+    for start, seconds in (('a', [9.0, 9.0, 9.0, 1.0, 2.0]), ('b', [8.0, 8.0, 8.0, 3.0])):
+        folder = tmp_path / start / 'vis_data'
+        folder.mkdir(parents=True)
+        lines = [json.dumps({'optim/time': s, 'optim/data_time': s / 10}) for s in seconds]
+        # Validations stand between them and have no step.
+        (folder / 'log.json').write_text('\n'.join([lines[0], json.dumps({'val/dice': 0.5}), *lines[1:]]) + '\n')
+    assert step_times(tmp_path) == dict(step_seconds=2.0, wait_for_data_seconds=0.2, steps=3)
+    assert step_times(tmp_path / 'nothing') == {}
+
+
+def test_a_stage_is_measured_with_its_children(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text('import subprocess, sys, time\n'
+                      'child = "import time; block = bytearray(b\'x\' * 150_000_000); time.sleep(3)"\n'
+                      'subprocess.run([sys.executable, "-c", child])\nprint(sys.argv[1:])\n')
+    row = run(script, ['--a', 'b'], tmp_path / 'log')
+    assert row['exit'] == 0 and row['seconds'] > 3 and row['peak_host_gib'] > 0.13
+    assert "['--a', 'b']" in (tmp_path / 'log').read_text()
+
+
+def test_a_stage_ends_by_sigterm_once_its_time_has_come(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text('import pathlib, time\n'
+                      f'pathlib.Path({str(tmp_path / "mark")!r}).touch()\ntime.sleep(60)\n')
+    row = run(script, [], tmp_path / 'log', until=(tmp_path / 'mark').is_file, expect=(-15,))
+    assert row['exit'] == -15 and row['seconds'] < 50
+
+
+def test_a_failed_stage_shows_the_end_of_its_log(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text('raise SystemExit("no such luck")\n')
+    with pytest.raises(RuntimeError, match='exit code 1: no such luck'):
+        run(script, [], tmp_path / 'log')
+
+
+def test_a_process_and_its_children_are_found():
+    assert os.getpid() in descendants(os.getpid())
+    assert 0.005 < host_gib([os.getpid()]) < 50
+    assert host_gib([2 ** 22 + 1]) == 0
+
+
+def test_the_table_leaves_out_what_was_not_measured():
+    rows = dict(train=dict(seconds=12.34, step_seconds=0.5, images_per_second=2.0, peak_gpu_gib=None))
+    assert table(rows).splitlines()[-1] == '| train | 12.3 | 0.500 | 2.00 |  |  |  |'
