@@ -2,6 +2,7 @@
 thick."""
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import shutil
@@ -84,8 +85,12 @@ def labelled_base(bank, k: int, out: Path, steps: int) -> str:
     if not k:
         return TINY
     target = out / 'bases' / f'{bank.name}_{bank.seed}_k{k}_{steps}'
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Others that share the study wait for the one that trains it: every recipe of a seed starts from one base.
+    with open(target.with_name(f'{target.name}.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return str(target)
         run = Run(TINY, bank, Regime('base', lr=BASE_LR), steps, bank.seed)
         pool = {stem: [(bank.target(bank.truth[stem], SCORE_SIZE),) * 2] for stem in bank.labelled(k)}
         for _ in range(steps):

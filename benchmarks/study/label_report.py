@@ -21,15 +21,25 @@ FIELDS = (
     'lr',
     'dice',
     'cldice',
+    'start_dice',
+    'start_cldice',
     'validation',
     'clicks',
     'greedy_iou',
     'best_iou',
     'chosen_iou',
+    'cells_changed',
+    'comparisons',
     'taken_back',
     'mining_seconds',
     'seconds',
 )
+
+
+def gain(row: dict, start: dict, metric: str = 'dice') -> float:
+    """Of a recipe over the base from which it began, as its row notes it; rows without that note began at ``start``."""
+    began = row.get(f'start_{metric}')
+    return row[metric] - (start[metric] if began is None else began)
 
 
 def report(out: Path) -> None:
@@ -65,16 +75,18 @@ def report(out: Path) -> None:
             runs = {s: r for (d, q, n, s), r in value.items() if (d, q, n) == (data, k, name) and s in start}
             if not runs:
                 continue
-            gains = [runs[s]['dice'] - start[s]['dice'] for s in sorted(runs)]
-            gap = [full[s]['dice'] - start[s]['dice'] for s in sorted(runs) if s in full]
+            gains = [gain(runs[s], start[s]) for s in sorted(runs)]
+            gap = [gain(full[s], start[s]) for s in sorted(runs) if s in full]
             share = f'{np.mean(gains) / np.mean(gap):.0%}' if len(gap) == len(gains) and np.mean(gap) > 0 else ''
             twin = twins.get(name)
             pairs = [
-                runs[s]['dice'] - value[data, k, twin, s]['dice'] for s in sorted(runs) if (data, k, twin, s) in value
+                gain(runs[s], start[s]) - gain(value[data, k, twin, s], start[s])
+                for s in sorted(runs)
+                if (data, k, twin, s) in value
             ]
             lines.append('| ' + ' | '.join([
                 name, str(len(runs)), str(round(np.mean([r['clicks'] for r in runs.values()]))), interval(gains), share,
-                interval([runs[s]['cldice'] - start[s]['cldice'] for s in sorted(runs)]), f'{min(gains):+.4f}',
+                interval([gain(runs[s], start[s], 'cldice') for s in sorted(runs)]), f'{min(gains):+.4f}',
                 interval(pairs) if pairs else '']) + ' |')
     (out / 'results.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
@@ -95,7 +107,7 @@ def _plot(out: Path, rows: list[dict]) -> None:
     for axis in axes.flat[len(panels):]:
         axis.remove()
     for axis, (data, k) in zip(axes.flat, panels):
-        start = {r['seed']: r['dice'] for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, 'start')}
+        start = {r['seed']: r for r in rows if (r['data'], r['labelled'], r['regime']) == (data, k, 'start')}
 
         def mean(name: str, key: str, data=data, k=k, start=start) -> float | None:
             found = [
@@ -104,7 +116,8 @@ def _plot(out: Path, rows: list[dict]) -> None:
             if not found:
                 return None
             if key == 'dice':  # by seed against its own start: recipes may have run on other seeds
-                return float(np.mean(list(start.values())) + np.mean([r['dice'] - start[r['seed']] for r in found]))
+                level = np.mean([r['dice'] for r in start.values()])
+                return float(level + np.mean([gain(r, start[r['seed']]) for r in found]))
             return float(np.mean([r[key] for r in found]))
 
         for name, label, style in (('start', 'k labelled', 'k:'), ('all masks drawn', 'all masks drawn', 'C1--'),

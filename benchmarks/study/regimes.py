@@ -22,8 +22,9 @@ class Regime:
         cells: the pick is made in each of ``cells`` x ``cells`` squares (a composite), None: the whole mask.
         labelled_share: share of the draws that are labelled images; None: their share of the training images.
         preference: fields of ``PreferenceConfig``; weight 0 is the supervised term alone.
-        pairing: ``best`` (the pick against every other candidate) or ``components`` (each connected component of the
-            disagreement with the greedy mask is a pair of its own).
+        pairing: ``best`` (the pick against every other candidate), ``components`` (each connected component of the
+            disagreement with the greedy mask is a pair of its own) or ``topology`` (candidates of equal Dice, the
+            better clDice chosen: the product's ``TopologyMatched``; one comparison a pair instead of a pick).
         reference: ``initial`` or ``round``.
         guard: labelled validation takes a round back that lowers Dice; the second in a row ends the run.
         twin: the run that differs in the preference weight alone.
@@ -80,27 +81,49 @@ def regimes() -> list[Regime]:
             preference=supervised_and(0.3, **NORMALISED),
             twin='region picks, 4 rounds',
         ),
+        Regime('topology-matched, 4 rounds', 'picks', pairing='topology'),
+        Regime(
+            'topology-matched, 4 rounds, normalised x 0.3',
+            'picks',
+            pairing='topology',
+            preference=supervised_and(0.3, **NORMALISED),
+            twin='topology-matched, 4 rounds',
+        ),
         Regime('consensus, 4 rounds', 'consensus'),
         Regime('consensus, 4 rounds, guard', 'consensus', guard=True),
         Regime('consensus mask, 4 rounds', 'consensus_mask'),
         Regime('picks, 4 rounds, guard', 'picks', guard=True),
     ]
     normalised = supervised_and(0.3, **NORMALISED)
+    by = {regime.name: regime for regime in table}
     table += [
         replace(r, name=f'{r.name}, {label}', group='explore', twin=None, **change)
         for r, label, change in (
-            (table[0], 'lr 3e-4', dict(lr=3e-4)),
-            (table[1], 'lr 3e-4', dict(lr=3e-4)),
-            (table[4], 'lr 3e-4', dict(lr=3e-4)),
-            (table[4], 'a quarter labelled', dict(labelled_share=0.25)),
-            (table[4], '10 candidates', dict(num_samples=10)),
-            (table[11], 'lr 3e-4', dict(lr=3e-4)),
-            (table[13], 'lr 3e-4', dict(lr=3e-4)),
-            (table[2], 'lr 3e-4', dict(lr=3e-4)),
-            (table[6], 'lr 3e-4', dict(lr=3e-4)),
-            (table[6], 'reference reset', dict(reference='round')),
-            (table[6], 'components', dict(pairing='components')),
-            *((table[i], 'half labelled', dict(labelled_share=0.5)) for i in (0, 1, 4, 6, 9, 11, 12, 14, 16)),
+            (by['labelled only'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['all masks drawn'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['picks, 4 rounds'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['picks, 4 rounds'], 'a quarter labelled', dict(labelled_share=0.25)),
+            (by['picks, 4 rounds'], '10 candidates', dict(num_samples=10)),
+            (by['region picks, 4 rounds'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['consensus, 4 rounds'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['mean teacher'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['picks, 4 rounds, normalised x 0.3'], 'lr 3e-4', dict(lr=3e-4)),
+            (by['picks, 4 rounds, normalised x 0.3'], 'reference reset', dict(reference='round')),
+            (by['picks, 4 rounds, normalised x 0.3'], 'components', dict(pairing='components')),
+            *(
+                (by[name], 'half labelled', dict(labelled_share=0.5))
+                for name in (
+                    'labelled only',
+                    'all masks drawn',
+                    'picks, 4 rounds',
+                    'picks, 4 rounds, normalised x 0.3',
+                    'picks, 4 rounds, 20% wrong',
+                    'region picks, 4 rounds',
+                    'region picks, 4 rounds, normalised x 0.3',
+                    'consensus, 4 rounds, guard',
+                    'picks, 4 rounds, guard',
+                )
+            ),
         )
     ]
     table += [
@@ -150,6 +173,16 @@ def regimes() -> list[Regime]:
             zero=True,
             preference=normalised,
             num_samples=10,
+        ),
+        Regime('topology-matched, 4 rounds', 'picks', pairing='topology', lr=3e-4, zero=True),
+        Regime(
+            'topology-matched, 4 rounds, normalised x 0.3',
+            'picks',
+            pairing='topology',
+            lr=3e-4,
+            zero=True,
+            preference=normalised,
+            twin='topology-matched, 4 rounds',
         ),
         Regime('consensus, 4 rounds, guard', 'consensus', guard=True, lr=3e-4, zero=True),
         Regime('picks, 1 round', 'picks', rounds=1, lr=3e-4, zero=True),

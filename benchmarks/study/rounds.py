@@ -17,6 +17,7 @@ from sa2va_dpo.evaluation.topology import cldice
 from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.preferences.candidates import Candidate, Context, pick_distinct
+from sa2va_dpo.preferences.pairing import Scored, TopologyMatched, select_pairs
 from sa2va_dpo.preferences.sources import DEFAULT_SOURCES, GREEDY, SOURCES
 
 from .bank import Bank
@@ -28,6 +29,7 @@ from .table import FULL
 BATCH, PAIRS_PER_IMAGE, SCORE_SIZE = 4, 4, 320
 MIRRORED = ('identity', 'hflip', 'vflip', 'rot180')
 TEACHER_DECAY = 0.98
+TOPOLOGY_GAP = 0.02
 
 
 @torch.no_grad()
@@ -75,6 +77,11 @@ class Mining:
         masks = [c.mask for c in kept]
         true_iou = [_iou(mask, truth) for mask in masks]
         self._note(greedy_iou=true_iou[0], best_iou=max(true_iou))
+        if regime.pairing == 'topology':
+            chosen_over = select_pairs(TopologyMatched(), Scored(true_iou, masks, truth), TOPOLOGY_GAP)[0]
+            self._note(comparisons=len(chosen_over), **(
+                dict(chosen_iou=float(np.mean([true_iou[i] for i, _ in chosen_over]))) if chosen_over else {}))
+            return [(masks[i], masks[j]) for i, j in chosen_over]
         if regime.unlabelled == 'masks':
             chosen = truth
         elif regime.unlabelled == 'consensus_mask':
@@ -101,12 +108,14 @@ class Mining:
         return best
 
     def _composite(self, masks: list[np.ndarray], truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        out = np.zeros_like(truth)
+        out, changed = np.zeros_like(truth), 0
         for rows in np.array_split(np.arange(truth.shape[0]), self.regime.cells):
             for columns in np.array_split(np.arange(truth.shape[1]), self.regime.cells):
                 cell = np.ix_(rows, columns)
                 right = [float((mask[cell] == truth[cell]).mean()) for mask in masks]
                 out[cell] = masks[self._pick(right, rng)][cell]
+                changed += not np.array_equal(out[cell], masks[0][cell])
+        self._note(cells_changed=changed)
         return out
 
     def _note(self, **values: float) -> None:

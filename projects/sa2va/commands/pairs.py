@@ -38,6 +38,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--candidate_models', nargs='+', metavar='DIR', help='other checkpoints whose masks are candidates')
     add('--judge', nargs='+', metavar='NAME[=WEIGHT]', help='what decides which mask is better (default IoU)')
     add('--pairing', help='which candidates meet (default AllPairs), see docs/pairs.md')
+    add('--dice_tolerance', type=float, metavar='X',
+        help='with --pairing TopologyMatched: how far the Dice of two masks may be apart (default 0.01)')
     add('--cells', type=int, metavar='N', help='chosen is put together from the best candidate of each of N x N cells')
     add('--balance', action='store_true', help='as many over- as under-segmenting rejected masks per image')
     add('--max_candidate_iou', type=float, help='more similar candidates are duplicates (default 0.98)')

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Mapping
 
+from sa2va_dpo.common.choices import JUDGES
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.preferences.config import GenerateConfig
 
-# Judges of unlabelled images by the name that a config uses.
-JUDGES = ('expert', 'consensus', 'committee', 'predictions', 'iou')
 REFERENCES = ('initial', 'round')
 COMPARED = ('Consensus', 'Agreement', 'ExpectedIoU', 'PredictedIoU')
 
@@ -33,7 +32,7 @@ class RoundSettings:
         labelled_share: share of the draws that are labelled images.
         include_gt: labelled images train against their mask: the ground truth is a candidate and always chosen. False:
             the policy's own candidates only, ranked by their IoU.
-        num_samples, min_iou_gap, pairing, sources, max_candidate_iou, max_pairs_per_image, cells: as in
+        num_samples, min_iou_gap, pairing, dice_tolerance, sources, max_candidate_iou, max_pairs_per_image, cells: as in
             ``GenerateConfig``; the gap is the judge's and never leaves a labelled image out while ``include_gt`` is on.
         wrong: ``judge='iou'`` only: share of the picks that fall on another candidate.
         members: ``judge='committee'``: checkpoint directories and folders of masks.
@@ -58,6 +57,7 @@ class RoundSettings:
     num_samples: int = 6
     min_iou_gap: float = 0.02
     pairing: str = 'BestVsEach'
+    dice_tolerance: float = 0.01
     sources: tuple | None = None
     max_candidate_iou: float = 0.98
     max_pairs_per_image: int | None = None
@@ -96,7 +96,7 @@ class RoundSettings:
         need(self.seed is None or _whole(self.seed, 0), 'seed', 'must be a whole number from 0 on, or None')
         need(self.reference in REFERENCES, 'reference', f'must be one of {", ".join(REFERENCES)}')
         need(self.judge in JUDGES, 'judge', f'must be one of {", ".join(JUDGES)}')
-        for name in ('labelled_share', 'wrong'):
+        for name in ('labelled_share', 'wrong', 'dice_tolerance'):
             need(_between(getattr(self, name)), name, 'must be a number from 0 to 1')
         if self.unlabelled is not None and self.labelled is not None:
             need(0 < self.labelled_share < 1, 'labelled_share',
@@ -126,6 +126,7 @@ class RoundSettings:
         return GenerateConfig(
             mode='generate', num_samples=self.num_samples, prompt=self.prompt, sources=self.sources, link=True,
             max_candidate_iou=self.max_candidate_iou, max_pairs_per_image=self.max_pairs_per_image,
+            dice_tolerance=self.dice_tolerance,
             val_fraction=0.0, test_fraction=0.0, **more)
 
     def labelled_config(self, **more) -> GenerateConfig:

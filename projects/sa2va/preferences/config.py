@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Callable, Iterable
 
 from mmengine.registry import Registry
 
@@ -15,7 +16,7 @@ from sa2va_dpo.datasets.splits import TEST_FRACTION, VAL_FRACTION
 
 from . import votes  # noqa: F401  (registers its judges)
 from .judges import JUDGES, Mixture
-from .pairing import PAIRINGS
+from .pairing import PAIRINGS, Pair, Scored
 from .sources import DEFAULT_SOURCES, SOURCES, Source
 
 MODES = ('generate', 'from_predictions')
@@ -50,6 +51,7 @@ class GenerateConfig:
         candidate_models: more checkpoints whose greedy masks are candidates.
         judge: registered judges, each ``'Name'``, ``'Name=weight'`` or ``dict(type=, weight=, ...)``.
         pairing: a registered pairing strategy.
+        dice_tolerance: with ``pairing='TopologyMatched'``: how far the Dice of two masks may be apart.
         cells: chosen is put together from the best candidate of each cell of a ``cells`` x ``cells`` grid and meets
             every candidate (``composite.py``); ``None`` chooses whole masks.
         compared: further judges whose scores are noted for every candidate and decide nothing.
@@ -79,6 +81,7 @@ class GenerateConfig:
     candidate_models: tuple[str, ...] = ()
     judge: tuple[str | dict, ...] = ('IoU',)
     pairing: str = 'AllPairs'
+    dice_tolerance: float = 0.01
     cells: int | None = None
     compared: tuple[str | dict, ...] = ()
     policy_digest: str | None = None
@@ -106,7 +109,7 @@ class GenerateConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f'--{name} {value}: must be a whole number of at least {low}'
                                  + (': a pair needs two candidates' if name == 'num_samples' else ''))
-        for name in ('min_iou_gap', 'val_fraction', 'test_fraction'):
+        for name in ('min_iou_gap', 'val_fraction', 'test_fraction', 'dice_tolerance'):
             if not (math.isfinite(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise InputError(f'--{name} {getattr(self, name)}: must be at least 0 and below 1')
         if self.val_fraction + self.test_fraction >= 1:
@@ -125,6 +128,9 @@ class GenerateConfig:
             raise InputError('--prompt: is empty; leave it out for the default')
         if self.pairing not in PAIRINGS.module_dict:
             raise InputError(f'--pairing {self.pairing}: unknown; the strategies are {", ".join(PAIRINGS.module_dict)}')
+        if self.cells is not None and self.pairing == 'TopologyMatched':
+            raise InputError(f'--cells {self.cells}: puts one mask together that meets every other, --pairing '
+                             'TopologyMatched compares those of equal Dice: leave one of the two out')
         if self.cells is not None and (
             isinstance(self.cells, bool) or not isinstance(self.cells, int) or self.cells < 1
         ):
@@ -160,6 +166,10 @@ class GenerateConfig:
 
     def build_judge(self) -> Mixture:
         return Mixture(_build(JUDGES, self.judge, '--judge'))
+
+    def build_pairing(self) -> Callable[[Scored], Iterable[Pair]]:
+        given = dict(dice_tolerance=self.dice_tolerance) if self.pairing == 'TopologyMatched' else {}
+        return PAIRINGS.module_dict[self.pairing](**given)
 
     def build_compared(self) -> list[Mixture]:
         """Each of the judges in ``compared``, alone."""

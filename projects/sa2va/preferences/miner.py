@@ -20,7 +20,7 @@ from .composite import cell_composite, component_pairs
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .judges import Evidence
-from .pairing import PAIRINGS, Scored, select_pairs
+from .pairing import Scored, select_pairs
 from .sampler import Policies, PolicySampler
 from .sources import GREEDY, GroundTruth
 
@@ -95,7 +95,7 @@ class Miner:
         self.held_out = held_out
         self.sources, self.judge = config.build_sources(), config.build_judge()
         self.compared = config.build_compared()
-        self.strategy = PAIRINGS.module_dict[config.pairing]()
+        self.strategy = config.build_pairing()
 
     def mine(self, item: Item, pixels: Pixels) -> Mined:
         """Pairs of one image, none of one that is held out; writes nothing."""
@@ -267,7 +267,7 @@ class Miner:
             prompt=self.config.prompt, chosen_source=chosen.source, rejected_source=rejected.source)
         if item.gt is not None:
             record['gt_mask'] = f'gt/{item.image.stem}.png'
-        judge = 'Components' if scored.composed else self.judge.name
+        judge = self.config.pairing if pair in scored.composed else self.judge.name
         if judge != 'IoU':
             chosen_score, rejected_score = scored.pair_scores(pair)
             record.update(judge=judge, chosen_score=chosen_score, rejected_score=rejected_score)

@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.registry import Registry
 
 from sa2va_dpo.datasets.annotations import SAME, reaches_gap
+from sa2va_dpo.evaluation.counts import confusion_counts, dice
 from sa2va_dpo.evaluation.topology import cldice
 
 PAIRINGS = Registry('pairing strategy')
@@ -27,8 +28,8 @@ class Scored:
         scores: higher is better; candidates that the judge could not score are NaN.
         masks: bool [H, W] each.
         reference: ground truth, or the candidates' majority.
-        composed: pairs that were put together from parts (``composite.py``) with the scores of both masks, best first;
-            a strategy that makes none looks at ``scores``.
+        composed: pairs that ``scores`` does not rank, with the scores of both masks, best first: those put together
+            from parts (``composite.py``) and those of ``TopologyMatched``. The others go by ``scores``.
     """
 
     scores: Sequence[float]
@@ -45,6 +46,10 @@ class Scored:
     @cached_property
     def cldice(self) -> list[float]:
         return [cldice(mask, self.reference) for mask in self.masks]
+
+    @cached_property
+    def dice(self) -> list[float]:
+        return [dice(confusion_counts(mask, self.reference)) for mask in self.masks]
 
     def gap(self, pair: Pair) -> float:
         """Difference of scores, unrounded, as it is written."""
@@ -120,6 +125,28 @@ class HardNegatives:
             return abs(scored.cldice[pair[0]] - scored.cldice[pair[1]]) * size / max(1, differ)
 
         return sorted(combinations(scored.order, 2), key=lambda pair: (-hardness(pair), pair))
+
+
+@PAIRINGS.register_module()
+class TopologyMatched:
+    """Masks that overlap the reference equally well and differ in whether the vessels hang together: the better clDice
+    is chosen, largest difference first. Size and thickness, which Dice goes by, say nothing in such a pair.
+
+    The scores of a pair are the two clDice, whatever the judge is; so is the smallest gap.
+
+    Args:
+        dice_tolerance: Dice of the two masks with the reference may differ by this much.
+    """
+
+    def __init__(self, dice_tolerance: float = 0.01) -> None:
+        self.dice_tolerance = dice_tolerance
+
+    def __call__(self, scored: Scored) -> Iterable[Pair]:
+        for pair in combinations(scored.order, 2):
+            if abs(scored.dice[pair[0]] - scored.dice[pair[1]]) <= self.dice_tolerance + SAME:
+                chosen, rejected = sorted(pair, key=lambda i: (-scored.cldice[i], i))
+                scored.composed[chosen, rejected] = scored.cldice[chosen], scored.cldice[rejected]
+        return sorted(scored.composed, key=lambda pair: (-scored.clarity(pair), pair))
 
 
 def select_pairs(strategy: Callable[[Scored], Iterable[Pair]], scored: Scored, min_gap: float, limit: int | None = None,

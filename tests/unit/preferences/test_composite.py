@@ -5,6 +5,8 @@ import pytest
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import read_pairs, resolve
 from sa2va_dpo.datasets.mask_io import read_mask
+from sa2va_dpo.evaluation.counts import confusion_counts, dice
+from sa2va_dpo.evaluation.topology import cldice
 from sa2va_dpo.preferences.composite import cell_composite, component_pairs
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
@@ -126,3 +128,18 @@ def test_picks_by_cell_and_their_errors(folders, policy, preprocessor):
     )
     wrong = read_pairs(f'{folders.out}/dpo_annotations.json', folders.out)
     assert np.mean([r.chosen_iou for r in wrong]) < np.mean([r.chosen_iou for r in right]) - 0.01
+
+
+def test_mining_topology_matched_pairs(folders, policy, preprocessor):
+    """Every pair that is written: Dice within the tolerance, the better clDice chosen, its scores beside it."""
+    generate_pairs(config(folders, pairing='TopologyMatched', dice_tolerance=0.2), policy, preprocessor)
+    records = read_pairs(f'{folders.out}/dpo_annotations.json', folders.out)
+    assert len(records) > 4
+    for record in records:
+        chosen, rejected, gt = (read_mask(resolve(folders.out, name))
+                                for name in (record.chosen_mask, record.rejected_mask, record.gt_mask))
+        assert abs(dice(confusion_counts(chosen, gt)) - dice(confusion_counts(rejected, gt))) <= 0.2
+        assert record.extra['judge'] == 'TopologyMatched'
+        assert record.extra['chosen_score'] == pytest.approx(cldice(chosen, gt))
+        assert cldice(chosen, gt) > cldice(rejected, gt)
+        assert record.preference_gap == pytest.approx(cldice(chosen, gt) - cldice(rejected, gt))

@@ -9,6 +9,7 @@ from sa2va_dpo.preferences.pairing import (
     BestVsWorst,
     HardNegatives,
     Scored,
+    TopologyMatched,
     select_pairs,
 )
 
@@ -32,7 +33,8 @@ def test_strategies(strategy, expected):
     assert select_pairs(strategy, SCORED, 0) == (expected, 0)
 
 
-@pytest.mark.parametrize('strategy', [AllPairs(), BestVsWorst(), BestVsEach(), Adjacent(), HardNegatives()])
+@pytest.mark.parametrize('strategy', [AllPairs(), BestVsWorst(), BestVsEach(), Adjacent(), HardNegatives(),
+                                      TopologyMatched()])
 def test_one_candidate_or_none_makes_no_pair(strategy):
     for count in (0, 1):
         assert select_pairs(strategy, Scored(SCORES[:count], SCORED.masks[:count], GT), 0) == ([], 0)
@@ -108,3 +110,19 @@ def test_hard_negatives_rank_by_difference_per_pixel_of_disagreement():
 @pytest.mark.parametrize('stop, over', [(9, False), (10, False), (11, True)])
 def test_a_mask_of_equal_size_does_not_over_segment(stop, over):
     assert Scored([0.9], [span(0, stop)], GT).over_segments(0) == over
+
+
+def test_topology_matched_pairs_are_of_equal_dice_and_choose_the_whole_vessel():
+    """Two masks of equal Dice, one of them cut; a third overlaps far better and is never compared with them."""
+    gt = np.zeros((40, 60), bool)
+    gt[18:23, 2:58] = True                # 5 x 56 = 280 pixels
+    thick, cut = gt.copy(), gt.copy()
+    thick[14:18, 2:58] = True             # 224 false pixels: Dice 560 / 784 = 0.714, centreline whole
+    cut[18:23, 16:41] = False             # 125 missed pixels: Dice 310 / 435 = 0.713, a gap in the middle
+    scored = Scored([0.55, 0.56, 1.0], [thick, cut, gt], gt)
+    assert scored.dice[:2] == pytest.approx([560 / 784, 310 / 435])
+    pairs, dropped = select_pairs(TopologyMatched(), scored, 0.02)
+    assert pairs == [(0, 1)] and dropped == 0, 'the judge prefers 1, clDice 0'
+    assert scored.pair_scores((0, 1)) == (scored.cldice[0], scored.cldice[1])
+    assert select_pairs(TopologyMatched(dice_tolerance=0.001), Scored(scored.scores, scored.masks, gt), 0.02)[0] == []
+    assert select_pairs(TopologyMatched(), scored, scored.gap((0, 1)) + 0.01) == ([], 1), 'the gap is one of clDice'

@@ -4,8 +4,7 @@ from __future__ import annotations
 import argparse
 
 from sa2va_dpo.common.arguments import ArgumentParser
-
-JUDGES = ('iou', 'expert', 'consensus', 'committee', 'predictions')
+from sa2va_dpo.common.choices import JUDGES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,6 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         '--members', nargs='+', metavar='DIR', help='with --judge committee: checkpoints and folders of masks that vote'
+    )
+    add(
+        '--unlabelled-gt',
+        metavar='DIR',
+        help='with --judge iou, for studies: masks of the --unlabelled images, which pick in an expert\'s place and '
+        'are never trained on',
     )
     add('--predictions', metavar='DIR', help='with --judge predictions: one sub-folder of masks a method')
     add('--clicks', type=int, metavar='N', help='with --judge expert: images to be decided in a round (default: all)')
