@@ -1,17 +1,23 @@
-"""Fingerprints: a cache belongs to exactly one set of weights, one preprocessing and one precision."""
+"""Fingerprints: a cache belongs to one set of weights, one preprocessing, one precision, one kind of machine."""
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from sa2va_dpo import __version__
 from sa2va_dpo.models.quantised import statistics
 
 # Bumped when what is computed, or how it is stored, changes.
 _VERSION = 1
+# OpenCV comes under either name.
+_LIBRARIES = ('torch', 'torchvision', 'transformers', 'numpy', 'pillow', 'opencv-python', 'opencv-python-headless')
 
 
 def weights_digest(policy: nn.Module, prefixes: Sequence[str]) -> str:
@@ -35,13 +41,38 @@ def tensors_digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     return total.hexdigest()
 
 
-def fingerprint(kind: str, weights: str, preprocessing: str, precision: str) -> str:
+@lru_cache(maxsize=None)
+def machine_of(device: str) -> str:
+    """What else decides the last bits of a value: the processor, and the versions of the libraries that read, resize
+    and compute.
+
+    Args:
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'`` ...
+    """
+    if torch.device(device).type == 'cuda':
+        processor = f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
+    else:
+        processor = f'{platform.machine()} {torch.backends.cpu.get_cpu_capability()}'
+    versions = {name: _version_of(name) for name in _LIBRARIES}
+    return json.dumps(dict(processor=processor, versions=versions), sort_keys=True)
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def fingerprint(kind: str, weights: str, preprocessing: str, precision: str, machine: str) -> str:
     """Short hex digest of everything but the image, the prompt and the flip.
 
     Args:
         weights: :func:`weights_digest`.
         preprocessing: ``Sa2VAPreprocessor.fingerprint()``.
-        precision: how matrix products run; values of a CPU and a GPU are not the same either.
+        precision: how matrix products run.
+        machine: :func:`machine_of`: a CPU and a GPU, or two versions of a library, do not give the same values either.
     """
-    state = dict(version=_VERSION, kind=kind, weights=weights, preprocessing=preprocessing, precision=precision)
+    state = dict(version=_VERSION, code=__version__, kind=kind, weights=weights, preprocessing=preprocessing,
+                 precision=precision, machine=machine)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:24]

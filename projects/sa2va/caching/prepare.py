@@ -23,7 +23,7 @@ from sa2va_dpo.models.sa2va_dpo_model import preference_config
 from sa2va_dpo.models.trainable import normalise_switches
 
 from .build import Wish, batch_of, compute, fill, fill_one, missing
-from .fingerprint import fingerprint, weights_digest
+from .fingerprint import fingerprint, machine_of, weights_digest
 from .kinds import KINDS, Kind, choose
 
 _GIB = 2 ** 30
@@ -187,10 +187,11 @@ def _precision(cfg: Config, model: Sa2VARunModel) -> ContextManager:
 def _stores(
     cfg: Config, kinds: list[Kind], model: Sa2VARunModel, maker: SampleMaker, directory: str
 ) -> dict[str, CacheStore]:
-    device = next(model.parameters()).device.type
-    precision = f'{device}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
+    device = next(model.parameters()).device
+    precision = f'{device.type}, autocast {model.policy.autocast_dtype}, {cfg.optim_wrapper.type == "AmpOptimWrapper"}'
     preprocessing = maker.pre.fingerprint()
-    marks = {kind.name: fingerprint(kind.name, weights_digest(model.policy, kind.modules), preprocessing, precision)
+    marks = {kind.name: fingerprint(kind.name, weights_digest(model.policy, kind.modules), preprocessing, precision,
+                                    machine_of(str(device)))
              for kind in kinds}
     return {name: CacheStore(Path(directory) / f'{name}-{mark}') for name, mark in marks.items()}
 

@@ -18,7 +18,7 @@ from sa2va_dpo.preferences.candidate_set import make_candidates
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement
 
-from .round_images import Labelled
+from .round_images import MaskedImages
 from .round_settings import RoundSettings
 
 
@@ -45,9 +45,9 @@ class Images:
         check: labelled, held out; judges are held against them, too.
     """
 
-    labelled: Labelled
+    labelled: MaskedImages
     unlabelled: list[Path]
-    check: Labelled
+    check: MaskedImages
 
 
 @dataclass

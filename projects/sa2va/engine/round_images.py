@@ -10,12 +10,12 @@ from sa2va_dpo.datasets.annotations import TEST_FILE, VAL_FILE, has_records, rea
 from sa2va_dpo.datasets.ground_truth import check_stems, match_ground_truth
 from sa2va_dpo.datasets.mask_io import list_images
 
-Labelled = list[tuple[Path, Path]]  # image and mask
+MaskedImages = list[tuple[Path, Path]]  # image and mask
 # Lists of a data root whose images judge the run: nothing of them may be trained on.
 HELD_OUT = (VAL_FILE, TEST_FILE)
 
 
-def labelled_images(source: str | Mapping[str, str] | None, data_root: str | Path) -> Labelled:
+def labelled_images(source: str | Mapping[str, str] | None, data_root: str | Path) -> MaskedImages:
     """The labelled training images, in a fixed order.
 
     Args:
@@ -83,7 +83,7 @@ def unlabelled_images(source: str | None) -> list[Path]:
     return images
 
 
-def held_out_images(data_root: str | Path) -> dict[str, Labelled]:
+def held_out_images(data_root: str | Path) -> dict[str, MaskedImages]:
     """Annotation file -> images and masks of those lists in ``HELD_OUT`` that there are."""
     root, found = Path(data_root), {}
     for name in HELD_OUT:
@@ -95,7 +95,7 @@ def held_out_images(data_root: str | Path) -> dict[str, Labelled]:
 
 
 def without_known(unlabelled: Sequence[Path], labelled: Iterable[Path],
-                  held_out: Mapping[str, Labelled]) -> tuple[list[Path], list[Path]]:
+                  held_out: Mapping[str, MaskedImages]) -> tuple[list[Path], list[Path]]:
     """(the unlabelled images to mine, those that are labelled ones under whatever name and left out).
 
     Raises:

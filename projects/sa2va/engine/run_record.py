@@ -17,6 +17,7 @@ from sa2va_dpo.common.processes import rank
 from sa2va_dpo.common.signals import go_on
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE, VAL_PAIRS_FILE
 
+from .round_images import unlabelled_images
 from .run_folder import newest_whole
 
 KIND = 'training'
@@ -109,10 +110,13 @@ def training_identity(cfg: Mapping) -> dict:
             for key in ('images_dir', 'gt_dir'):
                 if isinstance(node.get(key), str) and Path(node[key]).is_dir():
                     data[node[key]] = folder_hashes(node[key])
-    for key in ('unlabelled', 'unlabelled_gt', 'predictions'):
-        place = (settings.get('rounds') or {}).get(key)
-        if isinstance(place, str) and Path(place).exists():
-            data[place] = folder_hashes(place) if Path(place).is_dir() else {'': hash_file(place)[:_DIGITS]}
+    for place in _round_places(settings.get('rounds') or {}):
+        if Path(place).is_dir():
+            data[place] = folder_hashes(place)
+        elif Path(place).is_file():
+            # A list of images: what it says, and what is at the places that it names.
+            named = {str(image): hash_file(image)[:_DIGITS] for image in unlabelled_images(place)}
+            data[place] = {'': hash_file(place)[:_DIGITS], **named}
     checkpoint = settings.get('model', {}).get('checkpoint')
     files = folder_hashes(checkpoint) if checkpoint and Path(checkpoint).is_dir() else {}
     return dict(config=settings, checkpoint=files, data=data)
@@ -197,6 +201,14 @@ def _annotation_files(node: Mapping) -> tuple[str, ...]:
         name = node.get('ann_file', PAIRS_FILE)
         return name, VAL_PAIRS_FILE
     return (node.get('ann_file', VAL_FILE),)
+
+
+def _round_places(rounds: Mapping) -> list[str]:
+    """Folders, and lists of images, that a run with rounds reads beside its data root."""
+    labelled = rounds.get('labelled')
+    folders = list(labelled.values()) if isinstance(labelled, Mapping) else []
+    places = [rounds.get(key) for key in ('unlabelled', 'unlabelled_gt', 'predictions')]
+    return [place for place in (*places, *(rounds.get('members') or ()), *folders) if isinstance(place, str)]
 
 
 def _nodes(value) -> Iterator[Mapping]:

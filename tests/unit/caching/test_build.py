@@ -1,13 +1,17 @@
 """What is stored gives the logits that computing gives, for every family; fingerprints notice every change."""
+import json
 import threading
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sa2va_dpo.caching import fingerprint as module
 from sa2va_dpo.caching.build import batch_of, compute, fill
-from sa2va_dpo.caching.fingerprint import fingerprint, weights_digest
+from sa2va_dpo.caching.fingerprint import fingerprint, machine_of, weights_digest
 from sa2va_dpo.caching.kinds import KINDS
 from sa2va_dpo.common.tensor_store import CacheStore
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
@@ -119,5 +123,20 @@ def test_fingerprints_belong_to_weights_precision_and_preprocessing(shared_dir):
     assert changed == {'seg_states', 'vision_tokens', 'reference_low_res'}
     assert weights_digest(model.bfloat16(), ('sam2.vision_encoder.',)) != digests['sam2_levels']
 
-    base = dict(kind='seg_states', weights='w', preprocessing='p', precision='cpu')
-    assert len({fingerprint(**{**base, name: 'other'}) for name in base} | {fingerprint(**base)}) == 5
+    base = dict(kind='seg_states', weights='w', preprocessing='p', precision='cpu', machine='m')
+    assert len({fingerprint(**{**base, name: 'other'}) for name in base} | {fingerprint(**base)}) == 6
+
+
+def test_another_library_version_or_processor_is_another_machine(monkeypatch):
+    here = machine_of('cpu')
+    assert json.loads(here)['versions']['torch'] == version('torch') and json.loads(here)['processor']
+    try:
+        for name, change in (('version', lambda name: 'another'), ('_LIBRARIES', ()),
+                             ('platform', SimpleNamespace(machine=lambda: 'another'))):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, change)
+                machine_of.cache_clear()
+                assert machine_of('cpu') != here, name
+    finally:
+        machine_of.cache_clear()
+    assert machine_of('cpu') == here

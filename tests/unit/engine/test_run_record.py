@@ -133,3 +133,29 @@ def test_published_files_are_links_that_training_never_writes_through(run):
     assert sorted(path.name for path in run.work_dir.iterdir()) == ['error.log', ownership.RECORD, 'training']
     assert (training / 'config.py').read_text() == "the job's"
     withdraw(run.work_dir / 'nowhere')
+
+
+def test_what_rounds_read_is_hashed_down_to_the_images_of_a_list(run, tmp_path):
+    """Folders that vote, and images that a list names wherever they lie."""
+    votes, more = tmp_path / 'votes', tmp_path / 'more'
+    for folder in (votes, more):
+        folder.mkdir()
+        Image.new('L', (4, 4), 7).save(folder / 'x.png')
+    (tmp_path / 'list.txt').write_text('more/x.png\n')
+
+    def claim():
+        return run(rounds=dict(unlabelled=str(tmp_path / 'list.txt'), judge='committee', members=[str(votes)],
+                               labelled=dict(images=str(run.root / 'images'), gt=str(run.root / 'gt'))))
+
+    claim()
+    data = training_identity(run.cfg)['data']
+    assert set(data[str(tmp_path / 'list.txt')]) == {'', str(more / 'x.png')}
+    assert set(data[str(votes)]) == {'x.png'} and set(data[str(run.root / 'gt')]) == {'a.png', 'b.png'}
+    torch.save({}, run.work_dir / 'iter_2.pth')
+    for changed in (votes / 'x.png', more / 'x.png'):
+        before = changed.read_bytes()
+        Image.new('L', (4, 4), 8).save(changed)
+        with pytest.raises(InputError, match='x.png: its content has changed'):
+            claim()
+        changed.write_bytes(before)
+    claim()

@@ -41,10 +41,12 @@ def identity_of(settings: JobSettings) -> dict:
     """
     content: dict = dict(config=hash_json(plain(read_config(settings.config, list(settings.cfg_options)))),
                          model=folder_hashes(settings.model))
-    for name in ('images', 'gt', 'unlabelled', 'predictions'):
+    for name in ('images', 'gt', 'unlabelled', 'unlabelled_gt', 'predictions'):
         folder = getattr(settings, name)
         if folder is not None:
             content[name] = folder_hashes(folder)
+    if settings.members:
+        content['members'] = {member: folder_hashes(member) for member in settings.members}
     if settings.pairs is not None:
         content['pairs'] = annotation_hashes(settings.pairs, (PAIRS_FILE, VAL_PAIRS_FILE, VAL_FILE, TEST_FILE))
     return dict(settings=settings.identity(), content=content)

@@ -74,6 +74,27 @@ def shared_with(test: Sequence[Labelled], others: Iterable[str | Path], group_re
     return found
 
 
+def keep_apart(
+    items: Sequence[Labelled], others: Iterable[str | Path], group_regex: str | None, where: str, none_left: str
+) -> list[Labelled]:
+    """The images that share neither patient nor picture with ``others``; those that do are named and left out.
+
+    Args:
+        where: what they are kept out of, for the line that names them.
+        none_left: the error's text.
+
+    Raises:
+        InputError: none is left.
+    """
+    shared = shared_with(items, others, group_regex)
+    if shared:
+        print(f'kept out of {where}: {len(shared)} of {len(items)} images: {name_some(shared)}', flush=True)
+    rest = [item for item in items if item.image not in shared]
+    if not rest:
+        raise InputError(none_left)
+    return rest
+
+
 def name_some(found: dict[str, str], most: int = 3) -> str:
     """The first of :func:`shared_with`'s findings, for one line."""
     some = [f'{path} ({why})' for path, why in list(found.items())[:most]]

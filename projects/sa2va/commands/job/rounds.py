@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json, write_text
 from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
 
-from .images import name_some, shared_with
+from .images import keep_apart
 from .settings import JobSettings
 from .state import JobState, Labelled
 from .talk import say
@@ -34,21 +33,13 @@ def unlabelled_images(settings: JobSettings, state: JobState) -> list[str]:
     """
     assert settings.unlabelled is not None
     found = [Labelled(str(path.resolve()), '') for path in list_images(Path(settings.unlabelled))]
-    held_out = [*(item.image for item in state.test), *state.validation]
-    shared = shared_with(found, held_out, settings.group_regex)
-    if shared:
-        print(
-            f'kept out of --unlabelled: {len(shared)} of {len(found)} images that the test or validation knows: '
-            f'{name_some(shared)}',
-            flush=True,
-        )
-    rest = [item.image for item in found if item.image not in shared]
-    if not rest:
-        raise InputError(
-            f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images '
-            'of other patients'
-        )
-    return rest
+    # Where both know an image the test and validation keep it.
+    kept = keep_apart(
+        found, [*(item.image for item in state.test), *state.validation], settings.group_regex, '--unlabelled',
+        f'--unlabelled {settings.unlabelled}: every image there is one of the test or of validation: give images of '
+        'other patients',
+    )
+    return [item.image for item in kept]
 
 
 def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:
@@ -63,6 +54,7 @@ def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:
         # Every image is drawn alike: more weight on few masks only learns them by heart (docs/when.md).
         values.update(
             unlabelled=str((settings.work_dir / LIST).resolve()),
+            unlabelled_gt=settings.unlabelled_gt and str(Path(settings.unlabelled_gt).resolve()),
             judge=settings.judge,
             clicks=settings.clicks,
             members=list(settings.members),

@@ -4,7 +4,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sa2va_dpo.commands.export import export_run
+from sa2va_dpo.commands.export import export_run, merge_adapter
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory
 from sa2va_dpo.common.processes import pick_device
@@ -12,6 +12,7 @@ from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.run_folder import newest_whole, select
 from sa2va_dpo.inference.input_size import mean_dice
+from sa2va_dpo.models.checkpoint import is_adapter
 
 from .folder import TRAINING
 from .settings import JobSettings
@@ -42,12 +43,21 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         assert checkpoint is not None, 'only a checkpoint can be the trained choice'
         export_run(read_config(str(training / 'config.py'), []), checkpoint, exported)
     else:
-        with new_directory(exported) as folder:
-            shutil.copytree(state.start if choice == 'start' else settings.model, folder, dirs_exist_ok=True)
+        _hand_on(state.start if choice == 'start' else settings.model, exported)
     state.best_checkpoint = str(checkpoint) if choice == 'trained' else None
     state.exported_hf = str(exported)
     state.exported_sam_size = state.sam_size['own' if choice == 'handed_in' else 'chosen']
     return state
+
+
+def _hand_on(untrained: str, exported: Path) -> None:
+    """The start as what is handed back. An adapter is merged, as a trained one is: a result that is read without the
+    checkpoint it was made from, whichever model it is."""
+    if is_adapter(untrained):
+        merge_adapter(untrained, exported)
+        return
+    with new_directory(exported) as folder:
+        shutil.copytree(untrained, folder, dirs_exist_ok=True)
 
 
 def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tuple[str, Path | None]:

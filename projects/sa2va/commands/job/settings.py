@@ -42,6 +42,7 @@ class JobSettings:
         pairs: data root of pairs that exist; ``None`` makes them in ``work_dir/pairs``.
         sam_size: ``'auto'``, ``'keep'``, or the side of the SAM2 input in pixels.
         gt_candidate: the ground truth is one of the candidates.
+        unlabelled_gt: folder of masks that pick in an expert's place (``judge='iou'``), for studies.
         unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``,
             ``host``, ``port`` and ``wait`` are only for ``'expert'``, ``members`` and ``predictions`` for those that
             vote).
@@ -68,6 +69,7 @@ class JobSettings:
     group_regex: str | None
     gt_candidate: bool
     unlabelled: str | None
+    unlabelled_gt: str | None
     judge: str
     rounds: int
     round_gap: float | None
@@ -101,7 +103,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     if bool(args.images) != bool(args.gt):
         raise InputError('--images and --gt: give both folders, or neither')
     args.model, args.config = args.model and bundled(args.model), args.config and config_path(args.config)
-    for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'predictions'):
+    for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions'):
         value = getattr(args, flag)
         if value is not None and not Path(value).exists():
             raise InputError(
@@ -127,6 +129,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
         group_regex=args.group_regex,
         gt_candidate=not args.no_gt_candidate,
         unlabelled=args.unlabelled,
+        unlabelled_gt=args.unlabelled_gt,
         judge=_judge(args, pairs),
         rounds=args.rounds or (ROUNDS if args.unlabelled else 1),
         round_gap=args.min_iou_gap,
@@ -230,15 +233,20 @@ def _test_images(args: argparse.Namespace, pairs: str | None) -> tuple[str | Non
 
 def _judge(args: argparse.Namespace, pairs: str | None) -> str:
     judge = args.judge or ('consensus' if args.unlabelled else 'iou')
-    if judge == 'iou' and args.unlabelled:
+    if judge == 'iou' and args.unlabelled and not args.unlabelled_gt:
         raise InputError(
             '--judge iou: needs ground truth, which --unlabelled images have not: choose expert, consensus, '
-            'committee or predictions'
+            'committee or predictions, or name masks that stand in for an expert with --unlabelled-gt'
         )
+    if args.unlabelled_gt and not (judge == 'iou' and args.unlabelled):
+        raise InputError('--unlabelled-gt: masks that pick in an expert\'s place: add --unlabelled and --judge iou')
     if judge != 'iou' and not args.unlabelled:
         raise InputError(f'--judge {judge}: is for images without masks: name their folder with --unlabelled')
     if args.clicks is not None and judge != 'expert':
         raise InputError(f'--clicks {args.clicks}: are an expert\'s: add --judge expert')
+    for member in args.members or ():
+        if not Path(member).is_dir():
+            raise InputError(f'--members {member}: no such folder: name checkpoint directories or folders of masks')
     for flag, wanted in (('members', 'committee'), ('predictions', 'predictions')):
         if bool(getattr(args, flag)) != (judge == wanted):
             raise InputError(f'--{flag}: ' + (f'missing; --judge {wanted} needs it' if judge == wanted else

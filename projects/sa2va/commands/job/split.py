@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Iterable
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import (
@@ -18,7 +19,7 @@ from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
 
-from .images import matched, name_some, named_in, shared_with
+from .images import keep_apart, matched, name_some, named_in, shared_with
 from .rounds import unlabelled_images
 from .settings import JobSettings
 from .state import JobState, Labelled
@@ -73,7 +74,7 @@ def _split(settings: JobSettings, state: JobState) -> None:
         raise InputError(f'{images}: {"; ".join([drawn.note, *drawn.joined])}')
     state.images, state.validation, state.gt_dir = train, [str(path) for path in drawn.val], str(gt)
     state.test_prompt = settings.prompt or DEFAULT_PROMPT
-    state.test = _without_known(test, [item.image for item in train], settings)
+    state.test = _test_apart(test, [item.image for item in train], settings)
 
 
 def _beside_pairs(settings: JobSettings, state: JobState) -> None:
@@ -93,7 +94,7 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
         assert settings.images is not None and settings.gt is not None, 'the settings name both'
         test = matched(settings.images, settings.gt)
     if settings.test_from == 'rest':
-        state.test = _without_known(test, known, settings)
+        state.test = _test_apart(test, known, settings)
         return
     shared = shared_with(test, known, settings.group_regex)
     if shared:
@@ -106,19 +107,14 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
     state.test = test
 
 
-def _without_known(test: list[Labelled], known, settings: JobSettings) -> list[Labelled]:
-    """The test images that training and validation do not know; the others are named.
+def _test_apart(test: list[Labelled], known: Iterable[str], settings: JobSettings) -> list[Labelled]:
+    """The test images that training and validation do not know.
 
     Raises:
         InputError: none is left.
     """
-    shared = shared_with(test, known, settings.group_regex)
-    if shared:
-        print(f'kept out of the test: {len(shared)} of {len(test)} images: {name_some(shared)}', flush=True)
-    rest = [item for item in test if item.image not in shared]
-    if not rest:
-        raise InputError(
-            f'{Path(test[0].image).parent}: no image is left for the test, all are in the pairs or their validation: '
-            'give --images and --gt of other patients'
-        )
-    return rest
+    return keep_apart(
+        test, known, settings.group_regex, 'the test',
+        f'{Path(test[0].image).parent}: no image is left for the test, all are in the pairs or their validation: '
+        'give --images and --gt of other patients',
+    )

@@ -126,3 +126,18 @@ def test_two_jobs_at_once_are_refused(job, tmp_path):
         other.kill()
         other.wait()
     job()
+
+
+def test_voters_that_changed_since_are_named(in_an_empty_folder, write_folders, settings_of, tmp_path):
+    images, votes = write_folders(tmp_path / 'others', ['a', 'b'])
+
+    def run():
+        with own(settings_of('--without-masks', '--unlabelled', images, '--judge', 'committee', '--members', votes,
+                             '--work-dir', 'w')):
+            (tmp_path / 'w/training').mkdir(exist_ok=True)
+
+    run()
+    run()
+    Image.new('L', (8, 8), 99).save(votes / 'b.png')
+    with pytest.raises(InputError, match='content.members.*b.png: its content has changed'):
+        run()

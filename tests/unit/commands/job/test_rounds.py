@@ -56,12 +56,21 @@ def test_without_waiting_it_says_what_to_do(job):
 
 
 @pytest.mark.parametrize('flags, words', [
-    (['--judge', 'iou'], '--judge iou: needs ground truth'), (['--judge', 'committee'], '--members: missing'),
+    (['--judge', 'iou'], '--judge iou: needs ground truth.*--unlabelled-gt'),
+    (['--judge', 'consensus', '--unlabelled-gt', '.'], '--unlabelled-gt: masks that pick'),
+    (['--judge', 'committee', '--members', 'nowhere'], '--members nowhere: no such folder'),
+    (['--judge', 'committee'], '--members: missing'),
     (['--judge', 'consensus', '--predictions', '.'], '--predictions: belongs to --judge predictions'),
     (['--clicks', '3'], '--clicks 3'), (['--without-masks', '--images', '.', '--gt', '.'], '--without-masks')])
 def test_flags_that_do_not_go_together(job, flags, words):
     with pytest.raises(InputError, match=words):
         job(*flags)
+
+
+def test_masks_that_stand_in_for_an_expert(job, tmp_path):
+    values = round_settings(*job('--judge', 'iou', '--unlabelled-gt', str(tmp_path)))
+    assert (values['judge'], values['unlabelled_gt']) == ('iou', str(tmp_path))
+    assert RoundSettings.from_config(values).unlabelled_gt == str(tmp_path)
 
 
 def test_no_masks_at_all(job):

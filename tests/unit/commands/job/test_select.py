@@ -10,6 +10,7 @@ from sa2va_dpo.commands.job import select
 from sa2va_dpo.commands.job.select import choose_export
 from sa2va_dpo.commands.job.state import JobState
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.checkpoint.layout import ADAPTER_BASE
 
 
 @pytest.mark.parametrize('trained, start, handed_in, choice', [
@@ -59,6 +60,21 @@ def test_what_only_equals_the_start_is_not_better(finished):
     assert [path.name for path in Path(state.exported_hf).iterdir()] == ['config.json'], (
         'the start itself is handed back'
     )
+
+
+def test_an_adapter_that_training_did_not_better_is_handed_back_merged(finished, monkeypatch):
+    """As a trained one is: the result must not need the checkpoint that the adapter belongs on."""
+    asked = []
+
+    def merge(adapter, output):
+        asked.append(adapter)
+        Path(output).mkdir()
+        (Path(output) / 'model.safetensors').touch()
+
+    monkeypatch.setattr(select, 'merge_adapter', merge)
+    (finished.training.parent / 'base' / ADAPTER_BASE).write_text('{}')
+    state = finished([.6, .5])
+    assert asked == ['w/base'] and [path.name for path in Path(state.exported_hf).iterdir()] == ['model.safetensors']
 
 
 def test_an_export_that_was_cut_short_is_made_anew(finished):
