@@ -8,6 +8,8 @@ The rule, in full:
   so with :func:`setting`. What the library raises there about the value (``ValueError``, ``TypeError``, ``KeyError``
   ... out of *its* code, or a ``ValueError`` that our own code raised on purpose) becomes an InputError. An
   ``AttributeError`` or ``TypeError`` out of our own code stays what it is: a defect.
+* What the disk refuses (no room, no permission, read-only, broken) is never a defect, wherever it is met: one line,
+  exit code 2.
 * Everything else is a defect: traceback, a request for a report, exit code 1.
 
 The traceback of a user's mistake goes to ``error.log`` of the folder that the command owns (:func:`log_tracebacks_to`);
@@ -16,6 +18,7 @@ The traceback of a user's mistake goes to ``error.log`` of the folder that the c
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import time
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from . import signals
+from .disk import of_the_disk
 
 # Exit codes. 130 and 143 are signals, as shells count them.
 DEFECT, INPUT, NOT_BETTER, WAITING = 1, 2, 3, 4
@@ -109,6 +113,8 @@ def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
     def wrapper(*args, **kwargs) -> None:
         args = _take_debug(args)
         signals.install()
+        # A full disk fails the next checkpoint, in one line; the line that a log lost is no reason for a traceback.
+        logging.raiseExceptions = debugging()
         try:
             code = main(*args, **kwargs)
         except InputError as error:
@@ -131,9 +137,15 @@ def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
                 # The first process to end takes the others' collectives and workers with it: their errors are its echo.
                 print(signals.farewell(), file=sys.stderr)
                 sys.exit(128 + signals.received())
+            _keep_traceback(error)
+            refused = of_the_disk(error, _log_folder)
+            if refused is not None:
+                if debugging():
+                    traceback.print_exc()
+                print('error: ' + ' '.join(refused.split()), file=sys.stderr)
+                sys.exit(INPUT)
             code = DEFECT
             traceback.print_exc()
-            _keep_traceback(error)
             print(
                 'this is a defect of sa2va_dpo, not of your input: please report it with the lines above and the '
                 'command',

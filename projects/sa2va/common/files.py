@@ -14,10 +14,11 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
+from .disk import behind, why
 from .errors import InputError
 from .json_text import named, parse_json
 from .limits import limit, variable_of
@@ -25,38 +26,13 @@ from .limits import limit, variable_of
 _SUFFIX = '.part'
 # A file younger than this may change again without its time changing: its hash is not remembered.
 _SETTLED_NS = 2_000_000_000
-_OS_ERROR = re.compile(r'\(os error (\d+)\)')  # how Rust libraries (safetensors, tokenizers) report one
 
 
 # -- problems ---------------------------------------------------------------------------------------------------------
 
 def write_problem(path: str | os.PathLike, error: OSError) -> InputError:
     """What to tell the user when ``path`` could not be written: one line with the remedy."""
-    code, reason = error.errno, error.strerror or str(error) or type(error).__name__
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        free = _free(path)
-        remedy = f'make room{free}, then repeat the command: it goes on where it stopped'
-    elif code == errno.EFBIG:
-        remedy = 'raise the limit on file sizes (ulimit -f) or choose a file system that takes larger files'
-    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = 'make the folder writable or choose another'
-    elif code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
-        remedy = 'a file is where a folder should be or the other way round: choose another path'
-    elif code in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
-        remedy = 'choose a name that this file system takes'
-    else:
-        remedy = 'check the disk, then repeat the command'
-    return InputError(f'{path}: cannot be written ({reason}): {remedy}')
-
-
-def _free(path: str | os.PathLike) -> str:
-    folder = Path(path)
-    for place in (folder, *folder.parents):
-        try:
-            return f' ({shutil.disk_usage(place).free / 2 ** 20:.0f} MiB are free there)'
-        except OSError:
-            continue
-    return ''
+    return InputError(why(path, error))
 
 
 @contextmanager
@@ -72,7 +48,7 @@ def writing(path: str | os.PathLike, beside: Path | None = None) -> Iterator[Non
     except InputError:
         raise
     except Exception as error:
-        cause = _behind(error)
+        cause = behind(error)
         if cause is None:
             raise
         named = cause.filename
@@ -80,16 +56,6 @@ def writing(path: str | os.PathLike, beside: Path | None = None) -> Iterator[Non
                 Path(named) not in (Path(path), Path(path).parent)):
             raise read_problem(named, cause) from error
         raise write_problem(path, cause) from error
-
-
-def _behind(error: BaseException) -> OSError | None:
-    """The system's error that a library wrapped (torch chains it) or quoted (safetensors names its number)."""
-    if (code := _OS_ERROR.search(str(error))) is not None:
-        return OSError(int(code.group(1)), os.strerror(int(code.group(1))))
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, OSError):
-        seen = seen.__cause__ or seen.__context__
-    return seen
 
 
 def make_directory(path: str | os.PathLike) -> Path:
@@ -122,7 +88,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
             flush_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # What went wrong before is what the user has to know; a leftover is removed by the next writer.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes | bytearray | memoryview) -> None:
@@ -213,7 +181,7 @@ def remove_leftovers(directory: str | os.PathLike) -> None:
     """Remove what killed writers of this module left in a folder. Only its one writer may call this."""
     for left in Path(directory).glob(f'.*{_SUFFIX}'):
         if re.fullmatch(rf'\.\d+-[0-9a-f]{{12}}{re.escape(_SUFFIX)}', left.name):
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+            remove(left)
 
 
 def _flush(path: Path) -> None:

@@ -20,11 +20,13 @@ import shlex
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
+from .differences import differences
 from .errors import InputError
 from .files import make_directory, read_json, remove, remove_leftovers, write_json, writing
 from .processes import rank, world_size
@@ -77,8 +79,9 @@ class Claim:
             # Whoever waits with this file open finds another one, or none, at its place and begins anew.
             if not self._file.closed:
                 path = self.folder / LOCK
-                if path.exists() and os.path.samestat(os.fstat(self._file.fileno()), os.stat(path)):
-                    path.unlink(missing_ok=True)
+                with suppress(OSError):  # a lock file that stays is taken over; what matters is the flock
+                    if os.path.samestat(os.fstat(self._file.fileno()), os.stat(path)):
+                        path.unlink()
                 fcntl.flock(self._file, fcntl.LOCK_UN)  # also for copies in a child that was just forked
             self._file.close()
             self._file = None
@@ -182,11 +185,11 @@ def lock(folder: str | os.PathLike, what: str, flag: str = '') -> Claim:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            holder = file.read()
-            file.close()
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                holder = _said(file)
+                file.close()
                 raise InputError(f'{name}: {_holder(holder)}: wait for it, or choose another folder') from None
+            file.close()
             raise InputError(f'{name}: cannot be locked ({error.strerror}): choose a folder on another disk') from None
         # Somebody may have removed the folder between opening and locking: then this lock guards nothing.
         try:
@@ -251,25 +254,6 @@ def clear(folder: str | os.PathLike) -> str:
     names = [path.name + '/' * (not path.suffix) for path in found]
     return (f'{folder}: removed what a run of kind {record.get("kind")}, begun {record.get("since")}, left there: '
             + (', '.join(names[:8]) or 'nothing') + (f' and {len(names) - 8} more' if len(names) > 8 else ''))
-
-
-def differences(was: Any, now: Any, free: Iterable[str] = ()) -> list[str]:
-    """Where two identities differ, each as ``name: was X, is Y``; names are dotted, those in ``free`` left out."""
-    first, second = dict(_flat(was)), dict(_flat(json.loads(json.dumps(now, default=str))))
-    free = tuple(free)
-    found = []
-    for name in sorted({**first, **second}):
-        if name in free or any(name.startswith(f'{prefix}.') for prefix in free):
-            continue
-        if name not in first:
-            found.append(f'{name}: was not there, is {_short(second[name])}')
-        elif name not in second:
-            found.append(f'{name}: was {_short(first[name])}, is not there')
-        elif first[name] != second[name]:
-            old, new = _short(first[name]), _short(second[name])
-            found.append(f'{name}: its content has changed' if _is_hash(first[name]) and _is_hash(second[name]) else
-                         f'{name}: was {old}, is {new}')
-    return found
 
 
 def _problem(
@@ -342,6 +326,17 @@ def _is_guest(folder: Path) -> bool:
     return isinstance(holder, dict) and holder.get('token') in tokens
 
 
+def _said(file: Any) -> str:
+    """What the holder of a lock wrote about itself; it has the lock a moment before it has written that."""
+    for _ in range(20):
+        file.seek(0)
+        text = file.read()
+        if text.endswith('}'):
+            break
+        time.sleep(0.05)
+    return text
+
+
 def _holder(text: str) -> str:
     try:
         holder = json.loads(text)
@@ -381,20 +376,3 @@ def _matches(folder: Path, patterns: Sequence[str]) -> list[Path]:
     # A link in the middle of a pattern could lead elsewhere; one at its end is removed as a link.
     inside = {path for path in found if path.parent.resolve().is_relative_to(root) and path.name not in (RECORD, LOCK)}
     return sorted(path for path in inside if not any(parent in inside for parent in path.parents))
-
-
-def _flat(value: Any, name: str = '') -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
-            yield from _flat(below, f'{name}.{key}' if name else str(key))
-    else:
-        yield name, value
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + '...'
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) in (32, 64) and all(c in '0123456789abcdef' for c in value)

@@ -140,7 +140,7 @@ def check_settled(cfg: Config) -> None:
 def save(cfg: Config, path: str | os.PathLike) -> None:
     """Write what runs, and nothing else, as a config that starts the same run."""
     names = {*TOP_LEVEL, *(fact.name for fact in FACTS if fact.live(cfg))} - {'launcher', 'resume'}
-    if cfg.get('resume'):
+    if cfg.get('resume') or cfg.get('load_from') is None:
         names.discard('load_from')
     kept = Config({name: value for name, value in cfg.to_dict().items() if name in names})
     write_text(path, kept.pretty_text)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_text, write_json
+from sa2va_dpo.common.files import hash_text, write_json, write_problem
 from sa2va_dpo.common.journal import Journal
 from sa2va_dpo.datasets.annotations import (
     PAIRS_FILE,
@@ -211,8 +211,7 @@ def _commit(
             task.result()
         journal.append(mined.entry)
     except OSError as error:
-        raise InputError(f'--output_dir {root.root}: cannot be written ({error}): make room or choose another folder, '
-                         'then repeat the command') from None
+        raise write_problem(f'--output_dir {root.root}', error) from None
 
 
 def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], split: Split,

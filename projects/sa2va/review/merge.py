@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, read_json, write_json
+from sa2va_dpo.common.files import copy_file, read_json, remove_leftovers, write_json
 from sa2va_dpo.common.ownership import lock
 from sa2va_dpo.datasets.annotations import read_pairs, write_pairs
 
@@ -59,6 +59,7 @@ def merge(review: ReviewSet, reviewers: Sequence[str]) -> Merged:
             or the folder cannot be written.
     """
     with lock(review.root, 'merge of reviews', '--data_root'):
+        remove_leftovers(review.original.parent)
         names = list(dict.fromkeys([*map(reviewer_name, reviewers), *_merged_before(review)]))
         by_reviewer = {name: _journal_of(review, name, new=index < len(reviewers)) for index, name in enumerate(names)}
         notes = {name: read_notes(review, name) for name in names}
