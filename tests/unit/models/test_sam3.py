@@ -15,6 +15,7 @@ from sa2va_dpo.models.checkpoint import (
     export_checkpoint,
     load_checkpoint,
     read_sam2_dims,
+    stream_checkpoint,
 )
 from sa2va_dpo.models.grounding import complete_dims
 from sa2va_dpo.models.sam3 import Sam3TrackerModel
@@ -244,6 +245,17 @@ def test_released_sizes_are_found_by_the_names_of_the_tensors(checkpoint, tmp_pa
     (tmp_path / 'one/model.safetensors.index.json').write_text(
         json.dumps(dict(weight_map={TRUNK + 'pos_embed': 'model-00001-of-00001.safetensors'})))
     assert read_sam2_dims(tmp_path / 'one') == complete_dims(GROUNDING['Sa2VA-Qwen3-VL-4B-SAM3'])
+
+
+def test_a_streamed_checkpoint_has_the_same_tensors(checkpoint, tmp_path):
+    config, dims = (json.loads((checkpoint / name).read_text()) for name in ('config.json', 'sam2_dims.json'))
+    stream_checkpoint(config, dims, checkpoint, tmp_path / 'out', dtype=torch.float32, shard_bytes=1_000_000)
+    shards = sorted((tmp_path / 'out').glob('*.safetensors'))
+    made = {name: tensor for path in shards for name, tensor in load_file(path).items()}
+    given = load_file(checkpoint / 'model.safetensors')
+    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in given.items()}
+    assert all(torch.isfinite(v).all() for v in made.values())
+    assert load_checkpoint(tmp_path / 'out').sam_size == 168
 
 
 def test_the_input_size_is_fixed(checkpoint, tmp_path):
