@@ -60,11 +60,16 @@ def write_predictions(masks: Path, out: Path) -> None:
 
 
 def step_times(work_dir: Path, skip: int = 3) -> dict:
-    """Medians of a run's log: seconds of a step, and of its wait for data; the first steps of each start left out."""
+    """Medians of a run's log: seconds of a step, and of its wait for data.
+
+    Left out: the first steps of each start, and those after a validation, whose clocks hold its end and the checkpoint.
+    """
     found: list[dict] = []
-    for path in sorted(work_dir.glob('*/vis_data/*.json')):
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.startswith('{')]
-        found += [row for row in rows if 'optim/time' in row][skip:]
+        validated = {row['step'] for row in rows if 'val/dice' in row}
+        steps = [row for row in rows if 'optim/time' in row][skip:]
+        found += [row for row in steps if row['step'] - 1 not in validated]
     if not found:
         return {}
     return dict(step_seconds=statistics.median(row['optim/time'] for row in found),
@@ -170,7 +175,7 @@ class Way:
         side = () if self.tiny else ('--pixels', self.args.pixels, self.args.pixels)
         device = 'cuda' if self.args.gpus else 'cpu'
         row = self._stage('arm', 'benchmarks/train_throughput.py', '--device', device, '--variant', self.args.size,
-                          '--recipe', 'default', '--arm', ARM, *side, '--out', self.run / 'arm')
+                          '--recipe', 'default', '--arm', ARM, *side, '--out', self.run / 'arm', gib=0)
         [found] = json.loads((self.run / 'arm/throughput.json').read_text())['rows']
         return dict(row, step_seconds=found['seconds'], images_per_second=found['images_per_second'],
                     step_peak_allocated_gib=found['peak_allocated_gib'])

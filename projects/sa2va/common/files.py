@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
@@ -315,14 +316,17 @@ def directory_hashes(path: str | os.PathLike, keep: Callable[[Path], bool] = lam
     root = Path(path)
     if not root.is_dir():
         raise InputError(f'{root}: no such folder: check the path')
-    found = {}
+    found = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         for name in sorted(names):
             relative = (Path(folder) / name).relative_to(root)
             if not name.startswith('.') and keep(relative):
-                found[relative.as_posix()] = hash_file(root / relative)
-    return found
+                found.append(relative)
+    # Hashing lets other threads run: the shards of a released checkpoint are hashed beside each other.
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        hashes = pool.map(lambda relative: hash_file(root / relative), found)
+        return {relative.as_posix(): value for relative, value in zip(found, hashes)}
 
 
 def hash_text(text: str) -> str:

@@ -8,14 +8,17 @@ from benchmarks.full_size import step_times, table
 from benchmarks.speed.processes import descendants, host_gib, run
 
 
-def test_the_first_steps_of_every_start_are_left_out(tmp_path):
-    for start, seconds in (('a', [9.0, 9.0, 9.0, 1.0, 2.0]), ('b', [8.0, 8.0, 8.0, 3.0])):
+def test_steps_of_a_start_and_after_a_validation_are_left_out(tmp_path):
+    for start, first, seconds in (('a', 1, [9.0, 9.0, 9.0, 1.0, 2.0]), ('b', 6, [8.0, 8.0, 8.0, 3.0, 70.0, 4.0])):
         folder = tmp_path / start / 'vis_data'
         folder.mkdir(parents=True)
-        lines = [json.dumps({'optim/time': s, 'optim/data_time': s / 10}) for s in seconds]
-        # Validations stand between them and have no step.
-        (folder / 'log.json').write_text('\n'.join([lines[0], json.dumps({'val/dice': 0.5}), *lines[1:]]) + '\n')
-    assert step_times(tmp_path) == dict(step_seconds=2.0, wait_for_data_seconds=0.2, steps=3)
+        lines = [{'optim/time': s, 'optim/data_time': s / 10, 'step': first + i} for i, s in enumerate(seconds)]
+        lines.insert(4, {'val/dice': 0.5, 'step': first + 3})
+        text = '\n'.join(map(json.dumps, lines)) + '\n'
+        (folder / 'scalars.json').write_text(text)
+        (folder / f'{start}.json').write_text(text)  # mmengine writes the same lines twice
+    # Of the first start 2.0 follows a validation, of the second 70.0 does.
+    assert step_times(tmp_path) == pytest.approx(dict(step_seconds=3.0, wait_for_data_seconds=0.3, steps=3))
     assert step_times(tmp_path / 'nothing') == {}
 
 
