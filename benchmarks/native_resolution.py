@@ -109,7 +109,7 @@ class Worker:
             source = [dict(image=pictures.pixels[s], mask=pictures.truth[s], prompt=DEFAULT_PROMPT, image_id=s)
                       for s in pictures.train]
             measured = measure_sizes(TINY, source, self.device)
-            found = dict(dice=max(measured.values()), cldice=0.0, size=choose_size(measured),
+            found = dict(dice=max(measured.values()), cldice=0.0, chosen=choose_size(measured),
                          measured={str(size): value for size, value in measured.items()})
         else:
             base = base_checkpoint('tiny' if arm.size == 640 else f'tiny@{arm.size}', self.args.out, self.device)
