@@ -75,6 +75,20 @@ def test_another_input_size_is_measured_beside_the_start_and_exported(
     )
 
 
+def test_a_grid_goes_through_every_stage_and_out_with_the_export(cli, folders, run_config, micro_checkpoint, tmp_path):
+    run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--grid', '2', *SHORT)
+    summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
+    assert summary['view']['own']['grid'] == 1 and summary['view']['exported']['grid'] == 2
+    assert summary['start_at_chosen_size'] != summary['before'], 'the start in tiles is another start'
+    exported = tmp_path / 'w' / 'exported_hf'
+    assert json.loads((exported / 'sa2va_dpo.json').read_text())['view']['grid'] == 2
+    assert 'in tiles (grid 2)' in run.stdout
+    # A later test of the exported directory looks in the same way.
+    again = job(cli, folders, run_config, exported, tmp_path / 'again', '--sam_size', 'keep', *SHORT)
+    later = json.loads((tmp_path / 'again' / 'summary.json').read_text())
+    assert later['before'] == summary['after'] and later['view']['own']['grid'] == 2 and 'error' not in again.stderr
+
+
 def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_config, micro_checkpoint, tmp_path):
     run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--cfg-options',
               'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_iters=2', code=3)

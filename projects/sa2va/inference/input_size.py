@@ -23,11 +23,12 @@ MAX_IMAGES = 16
 def mean_dice(checkpoint: str | Path, source: Dataset, device: str) -> float:
     """Mean Dice of a checkpoint over a source of images with masks (see ``VesselSegDataset``)."""
     model = load_for_inference(checkpoint, device)
-    scored = predict_and_score(model, images_of(source, checkpoint), score=_dice)
+    scored = predict_and_score(model, images_of(source, checkpoint), score=dice_only)
     return math.fsum(scores['dice'] for _, scores in scored) / len(source)
 
 
-def _dice(predicted, true, field_of_view=None) -> dict[str, float]:
+def dice_only(predicted, true, field_of_view=None) -> dict[str, float]:
+    """A score for ``predict_and_score``."""
     return dict(dice=dice(confusion_counts(*within(predicted, true, field_of_view))))
 
 

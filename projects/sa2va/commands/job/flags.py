@@ -39,6 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
         help='side of the SAM2 input in pixels: auto measures some sizes on training images and needs a checkpoint '
              'with a sam2_dims.json, as the bundled one; released checkpoints keep 1024',
     )
+    add(
+        '--grid',
+        default='keep',
+        metavar='auto|keep|N',
+        help='tiles along each axis in which the model looks at an image (docs/resolution.md): keep is as the model '
+             'states it, by default the whole image; auto measures some by short trainings on training images, which '
+             'takes about as long as the job itself',
+    )
     add('--gpus', type=int, default=1, help='more than 1 starts training through torchrun')
     add('--seed', type=int, default=0)
     add('--prompt', help="default: the guide's; with --pairs, that of the pairs")

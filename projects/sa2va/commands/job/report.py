@@ -38,6 +38,7 @@ def write_summary(settings: JobSettings, state: JobState) -> dict:
         seed=settings.seed,
         validation_dice=state.validation_dice,
         sam_size=state.sam_size,
+        view=state.view,
         exported_sam_size=state.exported_sam_size,
     )
     if state.resized:
@@ -57,6 +58,20 @@ def table(before: dict, after: dict, resized: dict | None = None) -> str:
     return '\n'.join(rows + [f'test images: {before["n_images"]}, never used for training or selection'])
 
 
+def _other_view(summary: dict) -> bool:
+    view = summary.get('view') or {}
+    return view.get('exported') not in (None, view.get('own'))
+
+
+def _tiles(view: dict) -> str:
+    return 'the whole image at once' if view['grid'] == 1 else f'in tiles (grid {view["grid"]})'
+
+
+def _looks(summary: dict, which: str) -> str:
+    view = (summary.get('view') or {}).get(which)
+    return f'SAM2 at {summary["sam_size"][which]} px' + (f', {_tiles(view)}' if view else '')
+
+
 def conclude(summary: dict) -> int:
     """Print the verdict; returns the exit code."""
     if summary['before'] is not None:
@@ -64,8 +79,7 @@ def conclude(summary: dict) -> int:
     if summary.get('rounds'):
         print('\n' + rounds_table(summary['rounds']))
     if 'start_at_chosen_size' in summary:
-        size = summary['sam_size']
-        print(f'before: SAM2 at {size["own"]} px; after and start, resized: at {size["chosen"]} px')
+        print(f'before: {_looks(summary, "own")}; after and start, resized: {_looks(summary, "chosen")}')
     print(f'\nexported model: {summary["exported_hf"]}')
     if summary['validation_dice'] is None:
         print(
@@ -85,8 +99,9 @@ def conclude(summary: dict) -> int:
             'NOT BETTER: no trained checkpoint has a higher validation Dice than the start. The exported model is the '
             + (
                 'unchanged start.'
-                if kept == summary['sam_size']['own']
-                else f'start with its weights as they were; only its SAM2 input is {kept} px now.'
+                if kept == summary['sam_size']['own'] and not _other_view(summary)
+                else f'start with its weights as they were; only its SAM2 input is {kept} px now'
+                     + (f', {_tiles(summary["view"]["exported"])}.' if _other_view(summary) else '.')
             )
         )
         return NOT_BETTER

@@ -1,23 +1,38 @@
-"""Stage 2: the base is tested, and given the SAM2 input size that suits the training images."""
+"""Stage 2: the base is tested, and given the SAM2 input size and the grid that suit the training images."""
 from __future__ import annotations
 
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.datasets.ground_truth import patient_of, split_by_group
+from sa2va_dpo.inference.grid_choice import HELD_OUT, choose_look, looks_at, measure_looks
 from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference
-from sa2va_dpo.models.checkpoint import SAM2_DIMS, copy_with_sam_size, read_sam2_dims
+from sa2va_dpo.models.checkpoint import (
+    SAM2_DIMS,
+    copy_with_sam_size,
+    copy_with_view,
+    read_sam2_dims,
+    read_view,
+    write_view,
+)
 from sa2va_dpo.models.grounding import is_sam3
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .images import ListedMasks
 from .settings import JobSettings
 from .state import JobState
 from .talk import say
 
+# Tried by --grid auto, each only where the one before was better than the whole image or the grid before it.
+GRIDS = (1, 2, 3, 4)
+
 
 def run(settings: JobSettings, state: JobState) -> JobState:
-    """Fill ``before``, ``sam_size``, ``start`` and, where the size changes, ``resized``.
+    """Fill ``before``, ``sam_size``, ``view``, ``start`` and, where size or view change, ``resized``.
 
     Raises:
         InputError: a size was asked for and this checkpoint's cannot be changed.
@@ -27,16 +42,22 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         state.before = test(settings.model, state, settings, 'test_before')
     own = read_sam2_dims(settings.model)['image_size']
     chosen, measured = _choose(settings, state, own)
+    stated = read_view(settings.model)
+    chosen, view = _look(settings, state, own, chosen, stated)
     state.sam_size = dict(own=own, chosen=chosen, dice={str(size): value for size, value in measured.items()})
     state.start = settings.model
-    if chosen != own:
+    if chosen != own or view != stated:
         start = settings.work_dir / 'start_hf'
         # An interrupted job may have left it.
         shutil.rmtree(start, ignore_errors=True)
-        copy_with_sam_size(settings.model, start, chosen)
+        if chosen != own:
+            copy_with_sam_size(settings.model, start, chosen)
+            write_view(start, view)
+        else:
+            copy_with_view(settings.model, start, view)
         state.start = str(start)
         if state.test:
-            say(f'test of the untrained start at {chosen} px')
+            say(f'test of the untrained start at {chosen} px, grid {view.grid}')
             state.resized = test(start, state, settings, 'test_resized')
     return state
 
@@ -46,6 +67,42 @@ def test(checkpoint: str | Path, state: JobState, settings: JobSettings, folder:
     model = load_for_inference(checkpoint)
     dataset = images_of(ListedMasks(state.test, state.test_prompt), checkpoint)
     return evaluate_model(model, dataset, settings.work_dir / folder, device=pick_device(), seed=settings.seed)
+
+
+def _look(settings: JobSettings, state: JobState, own: int, chosen: int,
+          stated: ViewGeometry) -> tuple[int, ViewGeometry]:
+    """(input size, view) to train with; fills ``state.view``."""
+    state.view = dict(own=stated.to_dict(), dice={}, seconds=0.0)
+    view = stated if settings.grid in ('keep', 'auto') else replace(stated, grid=settings.grid)
+    if settings.grid == 'auto':
+        patients = {patient_of(Path(item.image).stem, settings.group_regex) for item in state.training}
+        if len(patients) < 2:
+            print(f'grid: stays at {stated.grid}, {len(patients)} training patients with ground truth are too few to '
+                  'hold one out', flush=True)
+        else:
+            chosen, grid = _probe(settings, state, own, chosen)
+            view = replace(stated, grid=grid)
+    state.view['chosen'] = view.to_dict()
+    return chosen, view
+
+
+def _probe(settings: JobSettings, state: JobState, own: int, chosen: int) -> tuple[int, int]:
+    """(input size, grid), measured; on training images only."""
+    fit, held = split_by_group(state.training, HELD_OUT, settings.seed,
+                               key=lambda item: patient_of(Path(item.image).stem, settings.group_regex))
+    say(f'grid: short trainings on {len(fit)} training images, scored on {len(held)} others')
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = [settings.model]
+        if chosen != own:
+            checkpoints.append(str(copy_with_sam_size(settings.model, Path(folder) / 'resized', chosen)))
+        looks = looks_at(checkpoints, GRIDS)
+        measured = measure_looks(looks, ListedMasks(fit, state.test_prompt), ListedMasks(held, state.test_prompt),
+                                 pick_device(), settings.seed)
+        best = choose_look(looks, measured.dice)
+    state.view.update(dice=measured.dice, seconds=round(measured.seconds, 1))
+    print(', '.join(f'{name}: Dice {value:.4f}' for name, value in measured.dice.items())
+          + f'; chosen: {best}, after {measured.seconds:.0f} s', flush=True)
+    return best.size, best.grid
 
 
 def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict[int, float]]:

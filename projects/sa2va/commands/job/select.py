@@ -47,6 +47,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     state.best_checkpoint = str(checkpoint) if choice == 'trained' else None
     state.exported_hf = str(exported)
     state.exported_sam_size = state.sam_size['own' if choice == 'handed_in' else 'chosen']
+    state.view['exported'] = state.view.get('own' if choice == 'handed_in' else 'chosen')
     return state
 
 
@@ -67,7 +68,7 @@ def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tu
     if state.resized:
         # The handed-in model is what the result is held against, whatever size it looks at.
         handed_in = mean_dice(settings.model, AnnotatedMasks(state.pairs), pick_device())
-        say(f'validation Dice: as handed in {handed_in:.4f}, at {state.sam_size["chosen"]} px {start:.4f}')
+        say(f'validation Dice: as handed in {handed_in:.4f}, as training began {start:.4f}')
     choice = choose_export(best if checkpoint else None, start, handed_in)
     state.validation_dice = dict(start=max(start, handed_in), best=best)
     say('validation Dice: start {start:.4f}, best {best:.4f}'.format(**state.validation_dice))

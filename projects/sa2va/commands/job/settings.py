@@ -24,6 +24,8 @@ MINING: dict[str, Any] = dict(
 )
 # Settings that change nothing in what comes out.
 _NO_EFFECT = ('work_dir', 'overwrite', 'reviewer', 'host', 'port', 'wait')
+# Along each axis; ``ViewGeometry`` holds the same bound (tests/unit/commands/job/test_settings.py).
+MOST_TILES = 8
 # The study's choice where images without masks are judged (docs/when.md).
 ROUNDS = 4
 
@@ -41,6 +43,7 @@ class JobSettings:
         images, gt: folders; both ``None`` is the drawn demo set, or, with ``test_from='annotations'``, none is needed.
         pairs: data root of pairs that exist; ``None`` makes them in ``work_dir/pairs``.
         sam_size: ``'auto'``, ``'keep'``, or the side of the SAM2 input in pixels.
+        grid: ``'keep'`` (as the model states it), ``'auto'`` (measured by short trainings), or tiles along each axis.
         gt_candidate: the ground truth is one of the candidates.
         unlabelled_gt: folder of masks that pick in an expert's place (``judge='iou'``), for studies.
         unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``,
@@ -58,6 +61,7 @@ class JobSettings:
     config: str
     work_dir: Path
     sam_size: str | int
+    grid: str | int
     gpus: int
     seed: int
     prompt: str | None
@@ -122,6 +126,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
         config=args.config or _config(model, args),
         work_dir=Path(args.work_dir),
         sam_size=_sam_size(args.sam_size),
+        grid=_grid(args.grid),
         gpus=args.gpus,
         seed=args.seed,
         prompt=args.prompt,
@@ -185,6 +190,14 @@ def _sam_size(text: str) -> str | int:
         raise InputError(f'--sam_size {text}: must be auto, keep or a number of pixels')
     if int(text) < 64 or int(text) % 64:
         raise InputError(f'--sam_size: {text} is no multiple of 64 pixels')
+    return int(text)
+
+
+def _grid(text: str) -> str | int:
+    if text in ('auto', 'keep'):
+        return text
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_TILES):
+        raise InputError(f'--grid {text}: must be auto, keep or a number of tiles along each axis, 1 to {MOST_TILES}')
     return int(text)
 
 

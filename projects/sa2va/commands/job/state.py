@@ -34,6 +34,8 @@ class JobState:
         before, resized, after: test metrics of the base as handed in, of the untrained resized base, of what is
             exported.
         sam_size: ``own`` and ``chosen`` SAM2 input size in pixels, ``dice`` of those that were measured.
+        view: ``own``, ``chosen`` and ``exported`` view (fields of ``ViewGeometry``), ``dice`` of the ways of looking
+            that were probed, ``seconds`` that it took.
         start: checkpoint directory that is trained: the base, or its resized copy.
         pairs: data root of the pairs; ``validates``: it has validation images.
         best_checkpoint: run checkpoint that is exported; ``None`` where a start is.
@@ -54,6 +56,7 @@ class JobState:
     before: dict | None = None
     resized: dict | None = None
     sam_size: dict = field(default_factory=dict)
+    view: dict = field(default_factory=dict)
     start: str = ''
     # mine
     pairs: str = ''

@@ -133,6 +133,29 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
             write_view(part, view)
 
 
+def copy_with_view(directory: str | os.PathLike, out_dir: str | os.PathLike, view: ViewGeometry) -> Path:
+    """The same checkpoint, or adapter, that looks at images in another way; weight files are linked where they can be.
+
+    Args:
+        out_dir: new or empty; it appears only when complete.
+
+    Raises:
+        InputError: the output directory is in use.
+    """
+    directory = Path(directory)
+    with new_directory(Path(out_dir)) as part:
+        weights = {path.name for path in directory.iterdir() if path.suffix in ('.safetensors', '.bin')}
+        _copy_others(directory, part, skip=weights)
+        for name in weights:
+            try:
+                # The real file: a link to a link would end where the first is removed.
+                os.link((directory / name).resolve(), part / name)
+            except OSError:  # another file system
+                shutil.copy2(directory / name, part / name)
+        write_view(part, view)
+    return Path(out_dir)
+
+
 def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike, sam_size: int) -> Path:
     """The same weights with SAM2 looking at another number of pixels; only ``sam2_dims.json`` differs.
 

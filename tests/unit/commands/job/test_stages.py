@@ -9,6 +9,9 @@ import pytest
 from sa2va_dpo.commands.job import main, mine, report, resize, train
 from sa2va_dpo.commands.job.state import JobState, Labelled
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.inference.grid_choice import Looks
+from sa2va_dpo.models.checkpoint import read_view
+from sa2va_dpo.models.view_geometry import ViewGeometry
 
 ORDER = ('split', 'resize', 'mine', 'train', 'select', 'report')
 FIGURES = dict(dice=.5, iou=.4, precision=.3, recall=.2, cldice=.1, n_images=3)
@@ -124,6 +127,54 @@ def test_without_ground_truth_of_training_images_the_size_stays_and_that_is_said
     )
 
 
+@pytest.fixture
+def labelled(monkeypatch):
+    monkeypatch.setattr(resize, 'test', lambda *arguments: FIGURES)
+    return state_of(images=[Labelled(f'{name}.png', f'{name}_mask.png') for name in ('p1', 'p2', 'p3', 'p4', 'v')],
+                    validation=['v.png'])
+
+
+def with_grid(settings, grid, micro_checkpoint):
+    return replace(settings, model=str(micro_checkpoint), sam_size='keep', grid=grid)
+
+
+def test_a_grid_that_is_asked_for_travels_with_the_start(settings, labelled, micro_checkpoint):
+    state = resize.run(with_grid(settings, 3, micro_checkpoint), labelled)
+    assert state.start == 'w/start_hf' and read_view(state.start) == ViewGeometry(grid=3)
+    assert state.resized == FIGURES and state.view['chosen']['grid'] == 3 and state.view['own']['grid'] == 1
+    for path in micro_checkpoint.iterdir():
+        assert (Path(state.start) / path.name).read_bytes() == path.read_bytes()
+    assert not (micro_checkpoint / 'sa2va_dpo.json').exists()
+    assert 'score_size' not in ' '.join(train.command_of(settings, state))
+    # What the model states is kept, and nothing is copied for it.
+    again = resize.run(with_grid(settings, 'keep', Path(state.start)), labelled)
+    assert again.start == state.start and again.view['chosen']['grid'] == 3
+    assert resize.run(with_grid(settings, 'keep', micro_checkpoint), labelled).start == str(micro_checkpoint)
+
+
+def test_the_grid_is_probed_on_training_images_only(settings, labelled, micro_checkpoint, monkeypatch, capsys):
+    seen = []
+
+    def probe(looks, fit, held, device, seed):
+        seen.extend((sorted(i.image for i in fit.items), sorted(i.image for i in held.items), list(map(str, looks))))
+        return Looks({'128 px, grid 1': .6, '128 px, grid 2': .7, '128 px, grid 3': .71}, 12.0)
+
+    monkeypatch.setattr(resize, 'measure_looks', probe)
+    state = resize.run(with_grid(settings, 'auto', micro_checkpoint), labelled)
+    fit, held, looks = seen
+    assert len(held) == 1 and sorted(fit + held) == ['p1.png', 'p2.png', 'p3.png', 'p4.png']
+    assert looks == [f'128 px, grid {grid}' for grid in resize.GRIDS]
+    assert state.view['chosen']['grid'] == 2 and state.view['dice']['128 px, grid 3'] == .71
+    assert state.view['seconds'] == 12.0 and 'chosen: 128 px, grid 2, after 12 s' in capsys.readouterr().out
+    assert read_view(state.start).grid == 2
+
+
+def test_one_training_patient_is_too_few_to_probe(settings, labelled, micro_checkpoint, capsys):
+    state = resize.run(with_grid(settings, 'auto', micro_checkpoint), replace(labelled, images=labelled.images[:1]))
+    assert state.view['chosen']['grid'] == 1 and '1 training patients with ground truth are too few' in (
+        capsys.readouterr().out)
+
+
 def test_existing_pairs_are_counted_and_their_validation_is_looked_for(
     tmp_path, in_an_empty_folder, write_pairs, settings_of, capsys
 ):
@@ -148,6 +199,8 @@ def test_a_validation_split_that_is_not_the_jobs_is_refused(tmp_path, write_pair
 @pytest.mark.parametrize('changes, code, words', [
     (dict(), 0, ()), (dict(best_checkpoint=None), 3, ('NOT BETTER', 'unchanged start')),
     (dict(best_checkpoint=None, exported_sam_size=1024), 3, ('NOT BETTER', 'only its SAM2 input is 1024 px')),
+    (dict(best_checkpoint=None, exported_sam_size=640, view=dict(own=dict(grid=1), exported=dict(grid=3))), 3,
+     ('NOT BETTER', 'only its SAM2 input is 640 px now, in tiles (grid 3)')),
     (dict(validation_dice=None), 0, ('NOT VALIDATED', 'last checkpoint', 'no promise'))])
 def test_the_verdict(capsys, changes, code, words):
     summary = dict(
