@@ -62,7 +62,7 @@ def main() -> None:
                                  seconds=float(np.median(seconds[1:])), weights_gib=weights / 2 ** 30,
                                  peak_gib=peak / 2 ** 30))
                 print(json.dumps(rows[-1]), flush=True)
-        del policy
+        del policy, predictor
     if args.out:
         args.out.write_text('\n'.join(map(json.dumps, rows)) + '\n')
     print('\n| size | picture, px | tiles | s an image | peak over the weights, GiB |\n|---|---|---|---|---|')

@@ -94,7 +94,9 @@ def _probe(settings: JobSettings, state: JobState, own: int, chosen: int) -> tup
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = [settings.model]
         if chosen != own:
-            checkpoints.append(str(copy_with_sam_size(settings.model, Path(folder) / 'resized', chosen)))
+            resized = str(copy_with_sam_size(settings.model, Path(folder) / 'resized', chosen))
+            # A size that was asked for is not traded for a grid at the model's own.
+            checkpoints = [settings.model, resized] if settings.sam_size == 'auto' else [resized]
         looks = looks_at(checkpoints, GRIDS)
         measured = measure_looks(looks, ListedMasks(fit, state.test_prompt), ListedMasks(held, state.test_prompt),
                                  pick_device(), settings.seed)
