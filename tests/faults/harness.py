@@ -138,10 +138,10 @@ class Bench:
     def _run(self, again: bool = False, **fault) -> Ended:
         return self.zygote.run(self.spec(again, **fault))[0]
 
-    def points(self, short: int) -> list[int]:
-        """All operations in the long form; ``short`` of them, evenly, in the short one."""
+    def points(self, short: int, stride: int = 1) -> list[int]:
+        """Every ``stride``-th operation in the long form; ``short`` of them, evenly, in the short one."""
         if LONG or short >= self.count:
-            return list(range(1, self.count + 1))
+            return list(range(1, self.count + 1, stride))
         return sorted({1 + round(k * (self.count - 1) / (short - 1)) for k in range(short)})
 
     def disturb(self, kind: str, points: Iterable[int], codes: Sequence[int], mode: int, value: int = 0,

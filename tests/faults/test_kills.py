@@ -8,6 +8,8 @@ from .harness import KILL, SIGNAL, Bench
 pytestmark = pytest.mark.integration
 # How many points of each command the short form takes.
 KILLS = dict(generating=9, training=7, working=5, merging=12, picking=8)
+# In the long form the job, which is the other commands one after the other, is killed at every tenth operation.
+STRIDES = dict(working=10)
 SIGNALS = dict(generating=3, training=3, working=2, merging=3, picking=2)
 
 
@@ -17,13 +19,13 @@ def bench(request, zygote, tmp_path_factory):
 
 
 def test_a_kill_loses_nothing(bench, request):
-    bench.disturb('kills', bench.points(KILLS[_name(request)]), [-signal.SIGKILL], KILL)
+    bench.disturb('kills', bench.points(KILLS[_name(request)], STRIDES.get(_name(request), 1)), [-signal.SIGKILL], KILL)
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_loses_nothing_and_says_how_to_go_on(bench, request, number, code):
     """At the end of the operation that it came in, or of what belongs together."""
-    points = bench.points(SIGNALS[_name(request)])[number == signal.SIGTERM::2]
+    points = bench.points(SIGNALS[_name(request)], 20)[number == signal.SIGTERM::2]
     # A signal at the very end finds nothing left to interrupt.
     bench.disturb('signals', points, [code, bench.scenario.code], SIGNAL, number)
 
