@@ -25,7 +25,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 from . import signals
 from .disk import of_the_disk
@@ -33,6 +33,7 @@ from .disk import of_the_disk
 # Exit codes. 130 and 143 are signals, as shells count them.
 DEFECT, INPUT, NOT_BETTER, WAITING = 1, 2, 3, 4
 ERROR_LOG = 'error.log'
+_NAMED, _LISTED = 3, 20  # of several problems: in one line, and in lines
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 # What libraries raise about a value that they were given.
 _ABOUT_VALUES = (ValueError, TypeError, LookupError, AssertionError, ArithmeticError, ImportError, AttributeError,
@@ -46,6 +47,29 @@ class InputError(Exception):
     The message is one line that names the file or setting, the field and the remedy. Entry points print it and exit
     with code 2; library code never catches it to go on.
     """
+
+
+class InputProblems(InputError):
+    """Several mistakes found in one look; entry points print a line for each of the first twenty.
+
+    Args:
+        problems: lines as of an InputError, at least one.
+
+    Attributes:
+        problems: all of them.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        more = len(self.problems) - _NAMED
+        super().__init__('; '.join(self.problems[:_NAMED]) + (f' (and {more} more)' if more > 0 else ''))
+
+
+def _lines(error: InputError) -> list[str]:
+    found = error.problems if isinstance(error, InputProblems) else [str(error)]
+    if len(found) > _LISTED:
+        found = [*found[:_LISTED - 1], f'and {len(found) - _LISTED + 1} more problems of this kind']
+    return ['error: ' + ' '.join(line.split()) for line in found]
 
 
 @contextmanager
@@ -122,7 +146,7 @@ def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
             _keep_traceback(error)
             if debugging():
                 traceback.print_exc()
-            print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+            print('\n'.join(_lines(error)), file=sys.stderr)
         except KeyboardInterrupt as stop:  # signals.Terminated is one
             code = signals.exit_code(stop)
             if debugging():

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Callable, Hashable, Sequence, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, InputProblems
 
 from . import containers
 from .mask_io import image_size, is_binary, list_images, natural_key, read_mask, read_probability
@@ -16,7 +17,7 @@ from .names import FOV_SUFFIXES, GT_SUFFIXES, SECOND_SUFFIXES, bases, key, print
 # A trailing eye marker: two eyes of one person look alike, so they must not be split.
 # It follows a digit or a separator: "blood" and "period" end in letters that only look like one.
 _EYE = re.compile(r'^(.*?[^\W_])(?:[\W_]+|(?<=\d))(?:OD|OS|left|right|L|R)$', re.IGNORECASE)
-_MOST_NAMED = 3
+_LONG_LOOK = 3000  # images whose headers take long enough for a progress bar
 
 Item = TypeVar('Item')
 
@@ -140,20 +141,29 @@ def check_sizes(matched: Sequence[tuple[Path, Path | None]]) -> None:
     """Look at the headers of images and masks, before hours of work rather than after.
 
     Raises:
-        InputError: files that cannot be read or are too large, or masks of another size than their image; the first few
-            are named.
+        InputProblems: files that cannot be read or are too large, or masks of another size than their image.
     """
-    problems = []
-    for image, mask in matched:
-        try:
-            sizes = [image_size(path) for path in (image, mask) if path is not None]
-            if len(set(sizes)) > 1:
-                problems.append(size_problem(image, mask, *sizes))
-        except InputError as error:
-            problems.append(str(error))
+    problems = size_problems(matched)
     if problems:
-        more = f' (and {len(problems) - _MOST_NAMED} more files)' if len(problems) > _MOST_NAMED else ''
-        raise InputError('; '.join(problems[:_MOST_NAMED]) + more)
+        raise InputProblems(problems)
+
+
+def size_problems(matched: Sequence[tuple[Path, Path | None]]) -> list[str]:
+    """A line for each file whose header :func:`check_sizes` refuses; each file is opened once."""
+    problems: dict[str, None] = {}
+    sizes: dict[Path, tuple[int, int] | None] = {}
+    for image, mask in tqdm(matched, desc='headers', unit='image', disable=len(matched) < _LONG_LOOK, leave=False):
+        for path in (image, mask):
+            if path is not None and path not in sizes:
+                sizes[path] = None
+                try:
+                    sizes[path] = image_size(path)
+                except InputError as error:
+                    problems[str(error)] = None
+        first, second = sizes[image], sizes[mask] if mask is not None else None
+        if mask is not None and first is not None and second is not None and first != second:
+            problems[size_problem(image, mask, first, second)] = None
+    return list(problems)
 
 
 def size_problem(image: Path, mask: Path, image_size: tuple[int, int], mask_size: tuple[int, int]) -> str:

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, one_line
+from sa2va_dpo.common.limits import limit, variable_of
 from sa2va_dpo.models.checkpoint import base_directory, read_config, read_sam2_dims, read_view
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
@@ -67,6 +68,8 @@ class Sa2VAPreprocessor:
         view: how closely the checkpoint's policy looks at an image that it predicts.
     """
 
+    context: int | None = None  # tokens that the language model reads; None: not stated
+
     def __init__(self, tokenizer, images, sam_size: int, template: str | None = None,
                  where: str = 'tokenizer', view: ViewGeometry | None = None) -> None:
         self.tokenizer, self.images, self.sam_size = tokenizer, images, sam_size
@@ -108,10 +111,20 @@ class Sa2VAPreprocessor:
         """
         directory = base_directory(checkpoint_dir)
         config = read_config(directory)
-        images = image_half(directory, config, image_settings)
+        try:
+            images = image_half(directory, config, image_settings)
+        except InputError:
+            raise
+        except Exception as error:  # made of nothing but these settings: whatever is wrong is about them
+            raise InputError(f'{directory / "config.json"}: its settings make no images for the language model '
+                             f'({one_line(error)}): repair or download it again') from error
         template = config.get('template') or ('vicuna' if isinstance(images, LlavaImages) else None)
-        return cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],
-                   template, str(directory), view or read_view(checkpoint_dir))
+        found = cls(load_tokenizer(directory, config), images, read_sam2_dims(directory)['image_size'],
+                    template, str(directory), view or read_view(checkpoint_dir))
+        text = config.get('llm_config') or config.get('text_config') or config
+        context = text.get('max_position_embeddings')
+        found.context = context if type(context) is int and context > 0 else None
+        return found
 
     # -- halves ---------------------------------------------------------------------------------------------------
 
@@ -169,6 +182,7 @@ class Sa2VAPreprocessor:
             seg_positions += [start + k for k, token in enumerate(said) if token == self.seg_token_id]
             ids += asked + said + between
             labels += [-100] * len(asked) + said + [-100] * len(between)
+        self._check_length(ids, turns[0][0])
         end = seg_positions[-1] + 1 if truncate_after_seg else len(ids)
         return dict(input_ids=torch.tensor(ids[:end]), labels=torch.tensor(labels[:end]),
                     seg_positions=torch.tensor(seg_positions))
@@ -178,7 +192,18 @@ class Sa2VAPreprocessor:
         question = normalise_prompt(prompt)
         self._check_text('prompt', question, self._forbidden + (SEG,))
         text = self.template[0].format(input=self._image_text(num_image_tokens) + '\n' + question)
-        return torch.tensor(self._tokenise(text, first=True))
+        ids = self._tokenise(text, first=True)
+        self._check_length(ids, prompt)
+        return torch.tensor(ids)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises InputError for a question that cannot be asked, without an image."""
+        self.encode_question(prompt, num_image_tokens=1)
+
+    def _check_length(self, ids: Sequence[int], prompt: str) -> None:
+        if self.context is not None and len(ids) > self.context:
+            raise InputError(f'prompt: {prompt[:40]!r}... makes {len(ids)} tokens with the image, the model reads '
+                             f'{self.context} (max_position_embeddings of its config.json): shorten it')
 
     def _image_text(self, n: int) -> str:
         return self.images.prefix + self.images.image_token * n + self.images.suffix
@@ -189,6 +214,10 @@ class Sa2VAPreprocessor:
 
     @staticmethod
     def _check_text(what: str, text: str, forbidden: Sequence[str]) -> None:
+        most = limit('prompt_characters')
+        if len(text) > most:
+            raise InputError(f'{what}: {text[:40]!r}... has {len(text)} characters, the limit is {most}: shorten it, '
+                             f'or raise {variable_of("prompt_characters")}')
         found = next((token for token in forbidden if token in text), None)
         if found is not None:
             raise InputError(f'{what}: {text!r} holds the control token {found}; take it out')

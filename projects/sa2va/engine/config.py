@@ -58,11 +58,12 @@ def read_config(path: str, options: Iterable[str] = (), **flags) -> Config:
         check_option(cfg, key, spelled, facts)
         if key in asked and asked[key] != value:
             raise InputError(f'--cfg-options {spelled}: {key} is set to {asked[key]!r}, too: give one of them')
+        _check_kind(cfg, key, spelled, value)
         asked[key] = value
     before = copy.deepcopy(cfg)
     try:
         cfg.merge_from_dict(copy.deepcopy(asked))
-    except (TypeError, KeyError, AssertionError) as error:
+    except (TypeError, LookupError, AssertionError, AttributeError, ValueError) as error:
         raise InputError(f'--cfg-options {" ".join(asked)}: {error}') from None
     settle(cfg, before, lambda where: any(_covers(key, where) for key in asked), command_line=True)
     check(cfg, path)
@@ -117,7 +118,7 @@ def check(cfg: Config, path: str) -> None:
     from sa2va_dpo import plugins  # noqa: F401  (a config without custom_imports works as well)
     from sa2va_dpo.models.run_model import check_model
 
-    if 'model' not in cfg:
+    if not isinstance(cfg.get('model'), dict):
         raise InputError(f'{path}: no model: derive the config from one in projects/sa2va/configs')
     try:
         check_model(cfg.model)
@@ -238,6 +239,15 @@ def _parsed(options: Iterable[str], flags: dict[str, Any]) -> Iterable[tuple[str
             yield option, key, DictAction._parse_iterable(text)
         except AssertionError as error:
             raise InputError(f'--cfg-options {option}: {error}') from None
+
+
+def _check_kind(cfg: Config, key: str, spelled: str, value) -> None:
+    """Raises InputError where an option puts a number, or at the top any text, in the place of a section."""
+    old = get(cfg, tuple(int(part) if part.isdecimal() else part for part in key.split('.')))
+    section = isinstance(old, dict) and value is not None and not isinstance(value, dict)
+    if section and ('.' not in key or not isinstance(value, str)):
+        raise InputError(f'--cfg-options {spelled}: {key} is a section with settings of its own: set one of '
+                         f'{", ".join(f"{key}.{name}" for name in list(old)[:4])}')
 
 
 def _covers(key: str, where: tuple) -> bool:

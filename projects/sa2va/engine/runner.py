@@ -14,6 +14,7 @@ from sa2va_dpo.models.checkpoint import weights_only_loads
 
 from .config import derive, save
 from .guarded_runner import GuardedRunner
+from .precheck import precheck
 from .rounds import install_rounds
 from .run_record import claim_training
 from .strategy import fit_to_machine
@@ -33,11 +34,14 @@ class Sa2VARunner(GuardedRunner):
             overwrite: remove what another run left in the work directory.
 
         Raises:
-            InputError: a bad setting (see :func:`sa2va_dpo.engine.config.derive`), a work directory of another run (see
+            InputError: a bad setting or file (see :func:`sa2va_dpo.engine.config.derive` and
+                :func:`sa2va_dpo.engine.precheck.precheck`), a work directory of another run (see
                 :func:`sa2va_dpo.engine.run_record.claim_training`), or no place for the caches.
         """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
         lines = derive(cfg)
+        if rank() == 0:
+            precheck(cfg)
         work_dir = cfg.setdefault('work_dir', f'work_dirs/{Path(cfg.filename or "run").stem}')
         for line in claim_training(cfg, overwrite):
             print(line, flush=True)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Sam2Model
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.limits import check_model_sizes
 
 from .sam2 import HIERA_LARGE_1024, check_sam2_dims, sam2_config
 from .sam3 import SAM3_1008, build_sam3, check_sam3_dims, require_sam3
@@ -40,6 +41,10 @@ def complete_dims(dims: Mapping | None, where: str = 'sam2_dims.json') -> dict:
     if unknown:
         raise InputError(f'{where}: unknown field {", ".join(unknown)}; the fields are {", ".join(defaults)}')
     full = {**defaults, **dims}
+    check_model_sizes(where, full)
+    for name, value in full.items():
+        if type(value) is not type(defaults[name]) and not (isinstance(defaults[name], float) and type(value) is int):
+            raise InputError(f'{where}: {name} is {value!r}, must be like {defaults[name]!r}')
     (check_sam3_dims if third else check_sam2_dims)(full, where)
     return full
 

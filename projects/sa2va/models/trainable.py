@@ -42,6 +42,8 @@ _MODES = ('frozen', 'lora', 'full')
 
 def _normalise(part: str, setting) -> dict:
     """One part's switch as a dict with ``mode``; raises ValueError naming the part and the field."""
+    if not isinstance(setting, (str, Mapping)):
+        raise ValueError(f'trainable.{part}: is {setting!r}, must be a mode or a dict with one')
     setting = dict(mode=setting) if isinstance(setting, str) else dict(setting)
     mode = setting.get('mode')
     if mode not in _MODES:

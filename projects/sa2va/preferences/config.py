@@ -5,7 +5,8 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Iterable
+from types import UnionType
+from typing import Callable, Iterable, get_args, get_origin, get_type_hints
 
 from mmengine.registry import Registry
 
@@ -91,6 +92,7 @@ class GenerateConfig:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name, default in (('val_fraction', VAL_FRACTION), ('test_fraction', TEST_FRACTION)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default if self.gt_dir is not None else 0.0)
@@ -187,6 +189,17 @@ class GenerateConfig:
         models = {str(path): hash_directory(path) if Path(path).is_dir() else None
                   for path in (self.model_path, *self.candidate_models) if path}
         return json.loads(json.dumps(dict(settings=settings, models=models), default=list))
+
+
+def _check_types(config: GenerateConfig) -> None:
+    """Raises InputError for a setting of another type than its annotation says."""
+    words = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', type(None): 'left out'}
+    for name, hint in get_type_hints(GenerateConfig).items():
+        value = getattr(config, name)
+        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,))]
+        accepted = tuple({*kinds, *((int,) if float in kinds else ()), *((list,) if tuple in kinds else ())})
+        if not isinstance(value, accepted) or isinstance(value, bool) and bool not in kinds:
+            raise InputError(f'--{name} {value!r}: must be ' + ' or '.join(words.get(kind, 'a list') for kind in kinds))
 
 
 def _build(registry: Registry, specs, flag: str) -> list[tuple[float, object]]:

@@ -14,7 +14,8 @@ from sa2va_dpo.datasets.annotations import (
     read_segs,
     resolve,
 )
-from sa2va_dpo.datasets.ground_truth import patient_of, split_by_group
+from sa2va_dpo.datasets.ground_truth import check_sizes, patient_of, split_by_group
+from sa2va_dpo.datasets.precheck import check_root
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.datasets.splits import split_patients
 from sa2va_dpo.drawn import write_dataset
@@ -54,6 +55,7 @@ def _split(settings: JobSettings, state: JobState) -> None:
         write_dataset(demo, style='demo', seed=settings.seed, n=DEMO_IMAGES, size=512)
         images, gt = str(demo / 'images'), str(demo / 'masks')
     pool = matched(images, gt)
+    check_sizes([(Path(item.image), Path(item.mask)) for item in pool])
 
     def patient(item: Labelled) -> str:
         return patient_of(Path(item.image).stem, settings.group_regex)
@@ -81,6 +83,7 @@ def _beside_pairs(settings: JobSettings, state: JobState) -> None:
     """The pairs exist: the test is what was named, or what is left of the guide's folder."""
     assert settings.pairs is not None
     root = Path(settings.pairs)
+    check_root(root, (PAIRS_FILE, VAL_PAIRS_FILE), (VAL_FILE, TEST_FILE))
     pairs = read_pairs(root / PAIRS_FILE, root)
     known = {str(resolve(root, record.image)): None for record in pairs}
     state.images = list({record.image: Labelled(str(resolve(root, record.image)), str(resolve(root, record.gt_mask)))

@@ -8,7 +8,7 @@ from typing import Callable, Mapping
 
 import torch
 
-from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.errors import InputError, one_line
 from sa2va_dpo.models.grounding import require
 from sa2va_dpo.models.mllm import family_of
 from sa2va_dpo.models.sa2va import Sa2VAModel
@@ -50,6 +50,27 @@ class Source:
         store = CheckpointStore(self.directory)
         key, _, embedding, tied = vocabulary_head(self.config, family_of(self.config))
         return store.read(embedding if tied and key not in store.tensors else key)
+
+
+def _build(directory: Path, config: Mapping, dims: Mapping, store: CheckpointStore) -> Sa2VAModel:
+    """The model of a configuration on the meta device, once the weights on disk say that it can be as deep as that.
+
+    Raises:
+        InputError: more layers than tensors, or sizes that no model can have.
+    """
+    layers = sum(part[name] for part in (config, *(p for p in config.values() if isinstance(p, Mapping)))
+                 for name in ('num_hidden_layers', 'depth') if isinstance(part.get(name), int))
+    if layers > len(store.tensors):
+        raise InputError(f'{directory / "config.json"}: states {layers} layers, the weights have {len(store.tensors)} '
+                         f'tensors; the weights do not belong to this config.json, or the download is incomplete')
+    try:
+        with empty_weights():
+            return Sa2VAModel(config, dims)
+    except InputError:
+        raise
+    except Exception as error:  # built of nothing but these sizes: whatever is wrong is about them
+        raise InputError(f'{directory / "config.json"}: no model can be built with these settings '
+                         f'({one_line(error)}): repair or download it again') from error
 
 
 def _check_keys(store: CheckpointStore, shapes: Mapping[str, tuple[int, ...]], optional: set[str]) -> None:
@@ -119,8 +140,7 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
     config, dims = read_config(directory), read_sam2_dims(directory)
     require(dims, str(directory))
     store = CheckpointStore(directory)
-    with empty_weights():
-        model = Sa2VAModel(config, dims)
+    model = _build(directory, config, dims, store)
     head, _, _, tied = vocabulary_head(config, family_of(config))
     _check_keys(store, shapes_of(model, config, dims), optional={head} if tied else set())
     if not with_mllm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.common.limits import check_model_sizes
 
 from .base import MultimodalLLM
 from .llava import Llava
@@ -58,6 +59,7 @@ def check_config(config: Mapping, where: str = 'config.json') -> None:
         InputError: names the field.
     """
     family = family_of(config, where)
+    check_model_sizes(where, config)
     fields = _INTERNVL_FIELDS if family == 'internvl' else _QWEN_FIELDS
     for section, names in fields.items():
         # Qwen-VL configurations written before text_config existed have its fields at the top.
