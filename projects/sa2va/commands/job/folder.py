@@ -8,7 +8,7 @@ from typing import Iterator
 
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_json, read_json, remove, write_json
+from sa2va_dpo.common.files import hash_json, read_json, remove, remove_leftovers, write_json
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
@@ -64,6 +64,10 @@ def own(settings: JobSettings) -> Iterator[dict | None]:
     """
     identity, work_dir = identity_of(settings), settings.work_dir
     with ownership.lock(work_dir, 'job', '--work-dir'):
+        for place, folders, _ in os.walk(work_dir):
+            # What a kill left half-written. Training cleans its own folder, which may be another process's.
+            folders[:] = [name for name in folders if name != TRAINING]
+            remove_leftovers(place)
         if settings.overwrite:
             clear(work_dir, foreign=True)
         record = work_dir / RECORD
