@@ -89,6 +89,18 @@ def test_a_grid_goes_through_every_stage_and_out_with_the_export(cli, folders, r
     assert later['before'] == summary['after'] and later['view']['own']['grid'] == 2 and 'error' not in again.stderr
 
 
+def test_rounds_mine_and_train_in_tiles(cli, folders, run_config, micro_checkpoint, tmp_path):
+    job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--grid', '2', '--rounds', '2',
+        *SHORT, 'cache.lazy=True', f'cache.dir={tmp_path / "cache"}')
+    summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
+    assert [record['round'] for record in summary['rounds']['rounds']] == [0, 1]
+    assert summary['view']['exported']['grid'] == 2
+    # One [SEG] state serves an image's tiles, one map of the reference each.
+    kinds = {path.name.split('-')[0]: len(list(path.rglob('*.safetensors')))
+             for path in (tmp_path / 'cache').iterdir()}
+    assert kinds['reference_low_res'] > kinds.get('seg_states', kinds.get('vision_tokens', 0)) > 0
+
+
 def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_config, micro_checkpoint, tmp_path):
     run = job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--cfg-options',
               'optim_wrapper.optimizer.lr=0.0', 'train_cfg.max_iters=2', code=3)
