@@ -90,8 +90,8 @@ def test_a_grid_goes_through_every_stage_and_out_with_the_export(cli, folders, r
 
 
 def test_rounds_mine_and_train_in_tiles(cli, folders, run_config, micro_checkpoint, tmp_path):
-    job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--grid', '2', '--rounds', '2',
-        *SHORT, 'cache.lazy=True', f'cache.dir={tmp_path / "cache"}')
+    job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--grid', '2',
+        '--rounds', '2', *SHORT, 'cache.lazy=True', f'cache.dir={tmp_path / "cache"}')
     summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
     assert [record['round'] for record in summary['rounds']['rounds']] == [0, 1]
     assert summary['view']['exported']['grid'] == 2
