@@ -5,8 +5,8 @@ import time
 from typing import Mapping, Sequence
 
 import torch
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.tensor_store import CacheStore
 from sa2va_dpo.datasets.samples import SampleMaker, View
 from sa2va_dpo.models.sa2va import Sa2VAModel
@@ -64,7 +64,7 @@ def fill(policy: Sa2VAModel, maker: SampleMaker, wishes: Sequence[Wish], stores:
     # Shares of all views: what is missing changes while processes start, and they would divide different lists.
     mine = [wish for wish in wishes[rank::world_size] if _missing(wish, stores)]
     done = 0
-    for wish in tqdm(mine, desc='cache', unit='view', disable=rank != 0 or not mine):
+    for wish in progress(mine, desc='cache', unit='view', disable=rank != 0 or not mine):
         done += fill_one(policy, maker, wish, stores)
     # Not a collective: there is no process group yet, and a launcher ends the others when one fails.
     waiting = list(wishes)

@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from sa2va_dpo.common import console
 from sa2va_dpo.common.arguments import ArgumentParser
 
+CONFIG = 'projects/sa2va/configs/sa2va_dpo_vessel.py'
 DESCRIPTION = "Build preference pairs from the model's own predictions or from predictions that exist already."
 
 
@@ -46,18 +49,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--link', action='store_true', help='hard links to the images instead of copies')
     add('--device', help='cpu, cuda, ... (default: a GPU where there is one)')
     add('--overwrite', action='store_true', help='replace pairs made with other settings')
+    console.add_verbose(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     settings = vars(parse_args(argv))
+    console.begin(settings.pop('verbose', False))
     from sa2va_dpo.preferences.config import GenerateConfig
-    from sa2va_dpo.preferences.generate import generate_pairs
+    from sa2va_dpo.preferences.generate import LOG, generate_pairs
 
     overwrite = settings.pop('overwrite', False)
     # What was not given keeps the default that GenerateConfig states.
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
-    generate_pairs(GenerateConfig(**given), overwrite=overwrite)
+    config = GenerateConfig(**given)
+    generate_pairs(config, overwrite=overwrite)
+    # Not before: the folder is the run's own only once it was claimed.
+    console.log_to(Path(config.output_dir) / LOG)
+    console.next_step(f'python scripts/review_pairs.py --data_root {config.output_dir} --reviewer NAME',
+                      f'python tools/train.py {CONFIG} --data-root {config.output_dir}')
     return 0

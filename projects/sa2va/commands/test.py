@@ -5,9 +5,10 @@ import argparse
 import json
 from pathlib import Path
 
+from sa2va_dpo.common import console
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import InputError, setting
-from sa2va_dpo.common.processes import pick_device
+from sa2va_dpo.common.processes import device_name, pick_device
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,11 +24,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
     parser.add_argument('--no-overlays', action='store_true', help='write no overlay pictures')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
+    console.add_verbose(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    console.begin(args.verbose)
     from sa2va_dpo.engine.config import read_config, test_source
 
     if bool(args.images) != bool(args.gt):
@@ -47,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             type='FolderMasks', images_dir=args.images, gt_dir=args.gt, prompt=args.prompt or DEFAULT_PROMPT))
     else:
         dataset_cfg, line = test_source(cfg)
-        print(line)
+        console.say(line)
     with setting('test_dataloader.dataset'):
         dataset = DATASETS.build(dataset_cfg)
     device = pick_device(args.device)
@@ -55,10 +58,14 @@ def main(argv: list[str] | None = None) -> int:
         model = inference_model(cfg.model, device)
     if args.checkpoint:
         count = load_trained_tensors(model, args.checkpoint)
-        print(f'{args.checkpoint}: {count} trained tensors on {cfg.model.checkpoint}')
+        console.say(f'{args.checkpoint}: {count} trained tensors on {cfg.model.checkpoint}')
     else:
-        print(f'no checkpoint given: scoring the start, {cfg.model.checkpoint}')
-    evaluate_model(model, dataset, Path(args.work_dir), device=device, seed=args.seed,
-                   overlays=not args.no_overlays)
-    print(format_summary(json.loads((Path(args.work_dir) / 'metrics.json').read_text(encoding='utf-8'))))
+        console.say(f'no checkpoint given: scoring the start, {cfg.model.checkpoint}')
+    work_dir = Path(args.work_dir)
+    console.log_to(work_dir / 'test.log')
+    console.say(f'{len(dataset)} images on {device_name(device)}; results and log in {work_dir}')
+    evaluate_model(model, dataset, work_dir, device=device, seed=args.seed, overlays=not args.no_overlays)
+    console.say(format_summary(json.loads((work_dir / 'metrics.json').read_text(encoding='utf-8'))))
+    if args.checkpoint:
+        console.next_step(f'python tools/export_hf.py {args.config} {args.checkpoint} OUTPUT')
     return 0

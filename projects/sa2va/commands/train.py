@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sa2va_dpo.common import console
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import WAITING, InputError
 from sa2va_dpo.common.ownership import releases
@@ -24,12 +25,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none',
                         help='"pytorch" under torchrun')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    console.add_verbose(parser)
     return parser.parse_args(argv)
 
 
 @releases
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    console.begin(args.verbose)
     # After parsing, so that --help and a mistyped flag answer at once.
     from sa2va_dpo.engine.config import read_config
 
@@ -54,11 +57,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runner.train()
     except PicksWanted as wanted:
-        runner.logger.info(
+        console.say(
             f'waiting for people: {wanted}. Pick with: python scripts/review_pairs.py --pick --data_root '
             f'{wanted.root} --reviewer NAME; then repeat this command with --resume'
         )
         return WAITING
+    work_dir = Path(runner.work_dir)
+    written = sorted(work_dir.glob('best_*.pth')) or [work_dir / f'iter_{runner.iter}.pth']
+    console.next_step(f'python tools/test.py {args.config} {written[-1]}', f'tensorboard --logdir {work_dir}')
     return 0
 
 

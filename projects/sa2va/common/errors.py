@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
-from . import signals
+from . import console, signals
 from .disk import of_the_disk
 
 # Exit codes. 130 and 143 are signals, as shells count them.
@@ -135,49 +135,58 @@ def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> None:
-        args = _take_debug(args)
-        signals.install()
         # A full disk fails the next checkpoint, in one line; the line that a log lost is no reason for a traceback.
         logging.raiseExceptions = debugging()
-        try:
-            code = main(*args, **kwargs)
-        except InputError as error:
-            code = INPUT
-            _keep_traceback(error)
-            if debugging():
-                traceback.print_exc()
-            print('\n'.join(_lines(error)), file=sys.stderr)
-        except KeyboardInterrupt as stop:  # signals.Terminated is one
-            code = signals.exit_code(stop)
-            if debugging():
-                traceback.print_exc()
-            print(signals.farewell(), file=sys.stderr)
-        except BrokenPipeError:
-            # Whoever read our output (head, less) has seen enough.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 141
-        except Exception as error:
-            if signals.received():
-                # The first process to end takes the others' collectives and workers with it: their errors are its echo.
-                print(signals.farewell(), file=sys.stderr)
-                sys.exit(128 + signals.received())
-            _keep_traceback(error)
-            refused = of_the_disk(error, _log_folder)
-            if refused is not None:
-                if debugging():
-                    traceback.print_exc()
-                print('error: ' + ' '.join(refused.split()), file=sys.stderr)
-                sys.exit(INPUT)
-            code = DEFECT
-            traceback.print_exc()
-            print(
-                'this is a defect of sa2va_dpo, not of your input: please report it with the lines above and the '
-                'command',
-                file=sys.stderr,
-            )
+        with console.entry():
+            code = _run(main, _take_debug(args), kwargs)
         sys.exit(code or 0)
 
     return wrapper
+
+
+def _run(main: Callable[..., int | None], args: tuple, kwargs: dict) -> int | None:
+    """Run a command, and say what went wrong on the user's own terminal; its exit code."""
+    signals.install()
+    try:
+        try:
+            return main(*args, **kwargs)
+        finally:
+            console.end_bars()
+    except InputError as error:
+        _keep_traceback(error)
+        if debugging():
+            traceback.print_exc(file=console.err())
+        print('\n'.join(console.fitted(line, console.err()) for line in _lines(error)), file=console.err())
+        return INPUT
+    except KeyboardInterrupt as stop:  # signals.Terminated is one
+        if debugging():
+            traceback.print_exc(file=console.err())
+        print(signals.farewell(), file=console.err())
+        return signals.exit_code(stop)
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), console.out().fileno())
+        return 141
+    except Exception as error:
+        if signals.received():
+            # The first process to end takes the others' collectives and workers with it: their errors are its echo.
+            print(signals.farewell(), file=console.err())
+            return 128 + signals.received()
+        _keep_traceback(error)
+        refused = of_the_disk(error, _log_folder)
+        if refused is not None:
+            if debugging():
+                traceback.print_exc(file=console.err())
+            print('error: ' + ' '.join(refused.split()), file=console.err())
+            return INPUT
+        console.show_kept()
+        traceback.print_exc(file=console.err())
+        print(
+            'this is a defect of sa2va_dpo, not of your input: please report it with the lines above and the '
+            'command',
+            file=console.err(),
+        )
+        return DEFECT
 
 
 def _take_debug(args: tuple) -> tuple:

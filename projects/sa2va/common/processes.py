@@ -80,6 +80,15 @@ def pick_device(name: str | None = None, flag: str = '--device') -> str:
     return f'cuda:{index}'
 
 
+def device_name(device: str) -> str:
+    """A device as people call it: ``CPU``, the GPU's name."""
+    import torch
+
+    if not device.startswith('cuda'):
+        return device.upper()
+    return f'{torch.cuda.get_device_name(device)} ({device})'
+
+
 def _own_gpu(gpus: int) -> int:
     index = local_rank()
     if index >= gpus:

@@ -105,14 +105,15 @@ def exit_code(stop: BaseException) -> int:
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
-def run_child(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+def run_child(command: Sequence[str], env: Mapping[str, str] | None = None, **streams) -> int:
     """Run a process of ours to its end and return its exit code, that of a shell (128 + number) if a signal ended it.
 
     A signal to this process is passed on; the child is then waited for, so that both end. If this process is killed
-    outright, the system sends the child a SIGTERM.
+    outright, the system sends the child a SIGTERM. ``streams`` (``stdout``, ``stderr``) are the child's, if not this
+    process's.
     """
     with subprocess.Popen(
-        list(command), env=None if env is None else dict(env), preexec_fn=_die_with_parent()
+        list(command), env=None if env is None else dict(env), preexec_fn=_die_with_parent(), **streams
     ) as child:
         try:
             code = child.wait()

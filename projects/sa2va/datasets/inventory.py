@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
+from sa2va_dpo.common import console
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_file
 
@@ -108,7 +108,7 @@ def inspect(data: DataSet, progress: bool = False) -> DataSet:
         data.warnings.append(f'{len(seconds)} images have masks of several observers: {_some(seconds)}')
     images_too = {image for image, _ in matched} | set(data.without_mask)
     data.without_image = [mask for mask in masks.masks if mask not in used | beside | images_too]
-    for image, mask in tqdm(matched, desc='looking', unit='image', disable=not progress):
+    for image, mask in console.progress(matched, desc='looking', unit='image', disable=not progress):
         data.matched.append((image, mask, _look(data, image, mask)))
     _copies(data, [image for image, _ in matched], 'images', 'two patients of one picture would be split')
     _copies(data, [mask for _, mask in matched], 'masks', 'is one of them the mask of another image?')

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import make_directory, new_directory, write_bytes
 
@@ -54,13 +54,13 @@ def draw_many(jobs: list[tuple], description: str, workers: int | None = None) -
     if workers is None:
         workers = len(os.sched_getaffinity(0))
     workers = min(workers, max(1, len(jobs) // 4))
-    bar = dict(total=len(jobs), desc=description, unit='image', mininterval=1.0)
+    bar: dict = dict(total=len(jobs), desc=description, unit='image')
     if workers <= 1:
-        yield from tqdm(map(_draw_one, jobs), **bar)
+        yield from progress(map(_draw_one, jobs), **bar)
         return
     # spawn: this process may hold CUDA or many threads, neither of which survives a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=_init_worker) as pool:
-        yield from tqdm(pool.map(_draw_one, jobs, chunksize=4), **bar)
+        yield from progress(pool.map(_draw_one, jobs, chunksize=4), **bar)
 
 
 @DATASETS.register_module()

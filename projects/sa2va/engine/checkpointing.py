@@ -29,6 +29,7 @@ from sa2va_dpo.common.files import hash_file, publish, read_json, remove, write_
 from sa2va_dpo.common.signals import deferred
 from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
+from .console_hook import SAID
 from .run_folder import (
     BEST,
     CHECKPOINT,
@@ -110,7 +111,7 @@ class ExactCheckpointHook(CheckpointHook):
                 self._drop_old(work_dir)
             named = (best_entry(self.history) or {}).get('checkpoint')
             for line in set_aside(work_dir, runner.iter, named):
-                runner.logger.info(line)
+                runner.logger.info(line, extra=SAID)
         barrier()
         _restore_states(runner)
 
@@ -314,5 +315,5 @@ def _restore_states(runner) -> None:
         runner.train_loop.stop_training = True
         runner.logger.info(
             f'This run had been stopped at iteration {runner.iter} (early stopping or an alarm): it ends here. '
-            'Start anew to train for longer.'
+            'Start anew to train for longer.', extra=SAID
         )

@@ -8,6 +8,8 @@ from mmengine.runner import FlexibleRunner
 
 from sa2va_dpo.common.errors import setting
 
+from .console_hook import quieten
+
 # Method of the runner or its strategy -> the setting that it builds from.
 _OF_RUNNER = dict(
     build_strategy='strategy',
@@ -48,6 +50,7 @@ class GuardedRunner(FlexibleRunner):
 
     def build_strategy(self, *args, **kwargs):
         strategy = super().build_strategy(*args, **kwargs)
+        quieten(strategy.logger)
         for name, section in _OF_STRATEGY.items():
             setattr(strategy, name, _guarded(section, getattr(strategy, name)))
         return strategy

@@ -16,6 +16,7 @@ from sa2va_dpo.models.sa2va import upsample_logits
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.models.trainable import in_eval_mode
 
+from .console_hook import SAID
 from .hooks import HISTORY_FILE
 
 # Name here -> name in combined_loss.
@@ -70,7 +71,7 @@ class PairValidationHook(Hook):
         if self.dataset is None:
             runner.logger.info(
                 f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
-                'watches the training pairs (the generator writes them with --val_fraction above 0)'
+                'watches the training pairs (the generator writes them with --val_fraction above 0)', extra=SAID
             )
 
     def reference_changed(self, runner) -> None:

@@ -15,6 +15,7 @@ done twice.
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from sa2va_dpo.models.checkpoint import read_trained_tensors
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .checkpointing import ExactCheckpointHook
+from .console_hook import SAID
 from .guard import KEPT, TAKEN_BACK, Guard
 from .mining import Images, Mined, PicksWanted, RoundMiner, policy_digest
 from .pair_validation import bare_model
@@ -130,7 +132,7 @@ class RoundsHook(Hook):
         view = None if data.get('view') is None else ViewGeometry.of(data.view)
         self.miner = RoundMiner(self.settings, self.images, runner.cfg.model.checkpoint,
                                 preprocessor_of(str(data.preprocessor), view), runner.seed, data.get('cache'),
-                                runner.logger.info)
+                                partial(runner.logger.info, extra=SAID))
         if runner.val_loop is None and self.guard is not None:
             runner.logger.warning('rounds.guard: off, this run has no validation: no round will be taken back')
             self.guard = None
@@ -210,7 +212,7 @@ class RoundsHook(Hook):
                         'what it had before'
                     )
                 runner.logger.info(f'round {number}: {self.guard.metric} {record["metric"]:.4f} before, {after:.4f} '
-                                   f'after: {record["decision"]}')
+                                   f'after: {record["decision"]}', extra=SAID)
             self.state.write()
         return record['metric'] if record['decision'] == TAKEN_BACK else record['metric_after']
 
@@ -224,7 +226,7 @@ class RoundsHook(Hook):
         model, folder = bare_model(runner.model), self.state.folder(number)
         runner.logger.info(f'round {number}: mining pairs of {len(self.images.labelled)} labelled and '
                            f'{len(self.images.unlabelled)} unlabelled images from the policy at iteration '
-                           f'{runner.iter}')
+                           f'{runner.iter}', extra=SAID)
         try:
             mined = self.miner.mine(number, model, folder, lambda name: self._phase(runner, name))
         except PicksWanted as wanted:
@@ -236,7 +238,7 @@ class RoundsHook(Hook):
                              'rounds.num_samples, or give other images')
         for name in ('labelled', 'unlabelled'):
             if name in mined.record:
-                runner.logger.info(f'round {number}: {name}: {_line(mined.record[name])}')
+                runner.logger.info(f'round {number}: {name}: {_line(mined.record[name])}', extra=SAID)
         runner.logger.info(f'round {number}: mined in {mined.record["seconds"]:.1f} s')
         return mined
 
@@ -314,7 +316,7 @@ class RoundsHook(Hook):
         if accumulated > 1:
             runner.optim_wrapper.initialize_count_status(runner.model, runner.iter, runner.max_iters)
         self.measured = None
-        runner.logger.info(f'round {number}: taken back')
+        runner.logger.info(f'round {number}: taken back', extra=SAID)
 
     # -- small things -----------------------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
 from sa2va_dpo.caching.prepare import prepare
+from sa2va_dpo.common.console import is_quiet, say
 from sa2va_dpo.common.errors import setting
 from sa2va_dpo.common.processes import rank
 from sa2va_dpo.models.checkpoint import weights_only_loads
 
 from .config import derive, save
+from .console_hook import SAID, ConsoleHook
 from .guarded_runner import GuardedRunner
 from .precheck import precheck
 from .rounds import install_rounds
@@ -39,21 +41,27 @@ class Sa2VARunner(GuardedRunner):
                 :func:`sa2va_dpo.engine.run_record.claim_training`), or no place for the caches.
         """
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
-        lines = derive(cfg)
+        missing = derive(cfg)
         if rank() == 0:
             precheck(cfg)
         work_dir = cfg.setdefault('work_dir', f'work_dirs/{Path(cfg.filename or "run").stem}')
         for line in claim_training(cfg, overwrite):
-            print(line, flush=True)
+            say(line)
         if rank() == 0:
             # Before the machine's adaptations: this file starts the same run on any machine.
             save(cfg, Path(work_dir) / 'config.py')
         with setting('config'):
-            lines += [fit_to_machine(cfg), *install_rounds(cfg)]
-        lines += prepare(cfg)
+            machine, rounds = fit_to_machine(cfg), install_rounds(cfg)
+        caches = prepare(cfg)
         runner = super().from_cfg(cfg)
-        for line in lines:
+        for line in missing:
+            runner.logger.warning(line)
+        for line in rounds:
+            runner.logger.info(line, extra=SAID)
+        for line in [machine, *caches]:
             runner.logger.info(line)
+        if is_quiet():
+            runner.register_hook(ConsoleHook(machine))
         return runner
 
     def dump_config(self) -> None:

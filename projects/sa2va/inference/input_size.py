@@ -20,10 +20,11 @@ MARGIN = 0.02
 MAX_IMAGES = 16
 
 
-def mean_dice(checkpoint: str | Path, source: Dataset, device: str) -> float:
-    """Mean Dice of a checkpoint over a source of images with masks (see ``VesselSegDataset``)."""
+def mean_dice(checkpoint: str | Path, source: Dataset, device: str, desc: str | None = None) -> float:
+    """Mean Dice of a checkpoint over a source of images with masks (see ``VesselSegDataset``); ``desc`` names a
+    progress bar."""
     model = load_for_inference(checkpoint, device)
-    scored = predict_and_score(model, images_of(source, checkpoint), score=dice_only)
+    scored = predict_and_score(model, images_of(source, checkpoint), score=dice_only, desc=desc)
     return math.fsum(scores['dice'] for _, scores in scored) / len(source)
 
 
@@ -49,12 +50,13 @@ def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[
     step = max(1, -(-len(source) // MAX_IMAGES))
     some = Subset(source, range(0, len(source), step))
     own = read_sam2_dims(checkpoint)['image_size']
-    found = {own: mean_dice(checkpoint, some, device)}
+    found = {own: mean_dice(checkpoint, some, device, f'input at {own} px')}
     with tempfile.TemporaryDirectory() as folder:
         for direction in sizes_around(own):
             last = found[own]
             for size in direction:
-                found[size] = mean_dice(copy_with_sam_size(checkpoint, Path(folder) / str(size), size), some, device)
+                copy = copy_with_sam_size(checkpoint, Path(folder) / str(size), size)
+                found[size] = mean_dice(copy, some, device, f'input at {size} px')
                 if found[size] <= last:
                     break
                 last = found[size]

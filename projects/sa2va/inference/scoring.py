@@ -13,8 +13,8 @@ from typing import Callable, Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.scores import score_mask
@@ -90,7 +90,7 @@ def predict_and_score(
     """
     loader = DataLoader(dataset, batch_size=batch_size,
                         collate_fn=collate or partial(vessel_seg_collate, preprocessor=model.checkpoint))
-    with (tqdm(total=len(dataset), desc=desc, unit='image', disable=desc is None) as bar,
+    with (progress(total=len(dataset), desc=desc or '', unit='image', disable=desc is None) as bar,
           closing(predictions(model, loader)) as predicted):
         for samples in predicted:
             for sample in samples:
@@ -99,7 +99,7 @@ def predict_and_score(
 
 
 def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
-                   overlays: bool = True, batch_size: int = 1) -> dict:
+                   overlays: bool = True, batch_size: int = 1, desc: str = 'test') -> dict:
     """Predict every image, write ``metrics.json``, ``per_image.csv`` and ``overlays/*.png`` into ``out_dir``.
 
     Args:
@@ -108,11 +108,12 @@ def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device
         seed: of the bootstrap.
         overlays: write a picture of every image.
         batch_size: images per forward pass.
+        desc: name of the progress bar.
 
     Returns:
         Metric name -> mean over images (float), and ``n_images`` (int).
     """
     metric = VesselSegMetric(out_dir=str(out_dir), overlays=overlays, seed=seed)
-    for sample, scores in predict_and_score(model.to(device), dataset, batch_size, desc='test'):
+    for sample, scores in predict_and_score(model.to(device), dataset, batch_size, desc=desc):
         metric.add(sample, scores)
     return dict(metric.evaluate(len(dataset)), n_images=len(dataset))

@@ -6,10 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
 
-from tqdm import tqdm
-
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common import processes as ranks
+from sa2va_dpo.common.console import detail, is_quiet, progress, say
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_text, write_json, write_problem
 from sa2va_dpo.common.journal import Journal
@@ -33,11 +32,11 @@ from sa2va_dpo.datasets.splits import Split, split_patients
 from .config import GenerateConfig
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, read
-from .output import REPORT, DataRoot, digest
+from .output import LOG, REPORT, DataRoot, digest
 from .report import format_report, format_split, summarise_pairs
 from .sampler import Policies
 
-__all__ = ['GenerateConfig', 'generate_pairs', 'mine_images']
+__all__ = ['LOG', 'GenerateConfig', 'generate_pairs', 'mine_images']
 
 _AHEAD = 3  # images read ahead of, and written behind, the one the policy works on
 
@@ -90,13 +89,14 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         if ranks.rank() == 0:
             root.close()
             if not quiet:
-                print(f'{root.root}: finished before, nothing to do\n{format_report(report)}')
+                say(f'{root.root}: finished before, nothing to do')
+                _tell(report)
         return report
     policies = Policies(config.model_path, config.device, policy, preprocessor)
     if predictions is None:
         policies.get()  # a checkpoint that cannot be read must fail before the folder is claimed
     if ranks.rank() == 0 and not quiet:
-        print(format_split(split.sizes(), split.note), flush=True)
+        say(format_split(split.sizes(), split.note))
     miner = Miner(config, predictions, policies, frozen, held_out={image.name for image in split.test})
     mine_images(miner, items, root, inputs, overwrite)
     if ranks.rank() == 0:
@@ -104,9 +104,15 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         report = _finish(config, root, inputs, [done[item.image.name] for item in items], split,
                          [printable(image) for image in skipped], allow_empty)
         if not quiet:
-            print(format_report(report))
+            _tell(report)
     ranks.barrier()
     return root.finished(inputs)
+
+
+def _tell(report: dict) -> None:
+    if is_quiet():
+        say(format_report(report, brief=True))
+    detail(format_report(report))
 
 
 def mine_images(miner: Miner, items: Sequence[Item], root: DataRoot, inputs: str, overwrite: bool,
@@ -163,8 +169,8 @@ def _mine_all(work: Callable[[Item, Pixels], Mined], todo: Sequence[Item], root:
     pairs = sum(len(entry['records']) for entry in done.values())
     pending: deque[Future] = deque()
     with (ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as committer, ThreadPoolExecutor(4) as writers,
-          tqdm(total=len(todo) + len(done), initial=len(done), desc='pairs', unit='image',
-               disable=ranks.rank() > 0) as bar):
+          progress(total=len(todo) + len(done), initial=len(done), desc='pairs', unit='image',
+                   disable=ranks.rank() > 0) as bar):
         try:
             for item, pixels in _read_ahead(reader, todo):
                 mined = work(item, pixels)
@@ -172,7 +178,7 @@ def _mine_all(work: Callable[[Item, Pixels], Mined], todo: Sequence[Item], root:
                 if len(pending) > _AHEAD:
                     pending.popleft().result()
                 pairs += len(mined.entry['records'])
-                bar.set_postfix(pairs=pairs, refresh=False)
+                bar.set_postfix_str(f'{pairs} pairs', refresh=False)
                 bar.update()
             for future in pending:
                 future.result()

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Sequence
 import numpy as np
 
 from sa2va_dpo.common import ownership
+from sa2va_dpo.common.console import warn
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers
 from sa2va_dpo.common.journal import Journal, read_lines
@@ -18,11 +18,10 @@ from sa2va_dpo.datasets.annotations import CANDIDATES_FILE, PAIRS_FILE, TEST_FIL
 from sa2va_dpo.datasets.containers import container_of
 from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 
-REPORT = 'generation_report.json'
+REPORT, LOG = 'generation_report.json', 'pairs.log'
 FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
 ANNOTATIONS = (PAIRS_FILE, VAL_PAIRS_FILE, VAL_FILE, TEST_FILE, CANDIDATES_FILE)
 _JOURNAL = 'generation_journal.{rank}.jsonl'
-logger = logging.getLogger(__name__)
 
 
 def digest(paths: Sequence[Path | None]) -> str:
@@ -110,7 +109,7 @@ class DataRoot:
         """Remove everything that a run writes."""
         for name in FOLDERS:
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for path in (*(self.root / name for name in (*ANNOTATIONS, REPORT)), *self._journals()):
+        for path in (*(self.root / name for name in (*ANNOTATIONS, REPORT, LOG)), *self._journals()):
             path.unlink(missing_ok=True)
 
     def _difference(self, other: dict) -> str:
@@ -171,7 +170,7 @@ class DataRoot:
                 os.link(source.resolve(), target)
                 return
             except OSError as error:
-                logger.warning('%s: cannot be linked (%s): copied', source, error.strerror)
+                warn(f'{source}: cannot be linked ({error.strerror}): copied')
         copy_file(source, target)
 
     def write_masks(self, mask: np.ndarray, relatives: Sequence[str]) -> None:

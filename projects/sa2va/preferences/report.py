@@ -180,24 +180,28 @@ def format_split(sizes: dict, note: str | None = None) -> str:
     )
 
 
-def format_report(report: dict) -> str:
-    """The report as text."""
+def format_report(report: dict, brief: bool = False) -> str:
+    """The report as text.
+
+    Args:
+        brief: how many pairs, what they are worth, what was skipped and the warnings.
+    """
     without = len(report['images_without_pairs'])
     lines = [
         f'{report["train_pairs"]} training pairs of {report["train_images"]} images, {report["val_pairs"]} validation '
         f'pairs; {report["images"]} images in all, {without} without a pair'
     ]
-    if report['split']['val']['images'] or report['split']['test']['images']:
+    if not brief and (report['split']['val']['images'] or report['split']['test']['images']):
         lines.append(format_split(report['split']))
     for name, label in (('pairs_per_image', 'pairs per image'), ('candidates_per_image', 'candidates per image'),
                         ('disagreement_pixels', 'pixels on which a pair disagrees'),
                         ('disagreement_share', 'the same, share of the image')):
-        if report[name]:
+        if report[name] and not brief:
             lines.append(f'{label}: ' + ', '.join(f'{key} {value:.4g}' for key, value in report[name].items()))
     if report['best_candidate_iou'] is not None:
         greedy = '' if report['greedy_iou'] is None else f'greedy {report["greedy_iou"]:.4f}, '
         lines.append(f'mean IoU: {greedy}best candidate {report["best_candidate_iou"]:.4f}')
-    if report['train_pairs']:
+    if report['train_pairs'] and not brief:
         lines.append('gap: mean %.4f; ' % report['gap_mean']
                      + ', '.join(f'{span}: {count}' for span, count in report['gap_histogram'].items()))
         if report['chosen_agrees_with_ground_truth'] is not None:
@@ -208,8 +212,9 @@ def format_report(report: dict) -> str:
         lines.append(f'rejected over-segments in {report["rejected_over_segments"]:.0%} of the pairs')
         lines.append('wins by source: ' + ', '.join(
             f'{source} {rate["wins"]}/{rate["wins"] + rate["losses"]}' for source, rate in report['win_rates'].items()))
-    lines.append(f'left out: {report["pairs_dropped_for_gap"]} pairs below the gap or tied, '
-                 f'{report["duplicates_removed"]} near-duplicate candidates')
+    if not brief:
+        lines.append(f'left out: {report["pairs_dropped_for_gap"]} pairs below the gap or tied, '
+                     f'{report["duplicates_removed"]} near-duplicate candidates')
     for name, label in (('skipped_without_ground_truth', 'skipped, no ground truth'),
                         ('missing_predictions', 'missing predictions')):
         if report[name]:

@@ -5,10 +5,10 @@ import ipaddress
 import math
 import os
 import socket
-import sys
 import threading
 import time
 
+from sa2va_dpo.common import console
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
 
@@ -44,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
                          f'({getattr(error, "strerror", None) or error}): choose another --port or --host') from None
     if not ipaddress.ip_address(address[0].split('%')[0]).is_loopback:
         print(f'warning: --host {host}: other machines can reach the page, and what travels is not encrypted: '
-              'use it in a network that you trust', file=sys.stderr)
+              'use it in a network that you trust', file=console.err())
     return listener
 
 
@@ -128,7 +128,7 @@ def _serve(session, listener: socket.socket, host: str, lang: str | None, summar
     keys, life, printed = Keys(), Life(), [-math.inf]
 
     def announce() -> None:
-        print(f'http://{shown}:{port}/?token={keys.token}', flush=True)
+        console.say(f'http://{shown}:{port}/?token={keys.token}')
 
     def announce_again() -> None:
         if time.monotonic() - printed[0] > _REPRINT_S:
@@ -141,7 +141,7 @@ def _serve(session, listener: socket.socket, host: str, lang: str | None, summar
         log_level='error', server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=_LONGEST_ANSWER_S, limit_concurrency=128))
     thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listener]), daemon=True)
-    print(f'{summary}; Ctrl-C ends. Open this address (it works once):', flush=True)
+    console.say(f'{summary}; Ctrl-C ends. Open this address (it works once):')
     thread.start()
     announce()
     try:

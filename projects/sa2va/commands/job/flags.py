@@ -5,6 +5,7 @@ import argparse
 
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.choices import JUDGES
+from sa2va_dpo.common.console import add_verbose
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,4 +96,5 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add('--overwrite', action='store_true', help='remove what earlier runs left in --work-dir, after saying what')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to training')
+    add_verbose(parser)
     return parser

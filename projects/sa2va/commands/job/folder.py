@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Iterator
 
 from sa2va_dpo.common import ownership
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_json, read_json, remove, remove_leftovers, write_json
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
@@ -16,7 +17,7 @@ from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain,
 from .settings import JobSettings
 from .state import STATE_FILE, JobState
 
-RECORD, SUMMARY, TRAINING = 'job.json', 'summary.json', 'training'
+RECORD, SUMMARY, TRAINING, LOG = 'job.json', 'summary.json', 'training', 'job.log'
 OUTPUTS = (
     'pairs',
     'unlabelled.txt',
@@ -30,7 +31,7 @@ OUTPUTS = (
     SUMMARY,
 )
 # The record last: a kill on the way leaves files that are still known.
-OURS = (*OUTPUTS, 'demo', 'error.log', STATE_FILE, RECORD)
+OURS = (*OUTPUTS, 'demo', 'error.log', LOG, STATE_FILE, RECORD)
 
 
 def identity_of(settings: JobSettings) -> dict:
@@ -90,10 +91,9 @@ def own(settings: JobSettings) -> Iterator[dict | None]:
         write_json(record, identity)
         other = ownership.read_record(work_dir)
         if other is not None:
-            print(
+            say(
                 f'{work_dir}: holds a run of kind {other.get("kind")} as well, begun {other.get("since")}: it is left '
-                f'alone, this job trains in {work_dir / TRAINING}',
-                flush=True,
+                f'alone, this job trains in {work_dir / TRAINING}'
             )
         summary = work_dir / SUMMARY
         finished = summary.is_file() and 'report' in JobState.load(work_dir).done
@@ -108,12 +108,11 @@ def clear(work_dir: Path, foreign: bool) -> None:
     """
     withdraw(work_dir)
     if foreign and ownership.read_record(work_dir) is not None:
-        print(ownership.clear(work_dir), flush=True)
+        say(ownership.clear(work_dir))
     found = [work_dir / name for name in OURS if os.path.lexists(work_dir / name)]
     if found:
-        print(
-            f'{work_dir}: removing what an earlier job left there: ' + ', '.join(path.name for path in found),
-            flush=True,
+        say(
+            f'{work_dir}: removing what an earlier job left there: ' + ', '.join(path.name for path in found)
         )
     for path in found:
         remove(path)

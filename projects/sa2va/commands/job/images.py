@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress, say, warn
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
 from sa2va_dpo.datasets.annotations import resolve
@@ -44,7 +44,7 @@ def pixel_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
     names = list(dict.fromkeys(map(str, paths)))
     with ThreadPoolExecutor(4) as pool:
         hashes = pool.map(lambda path: digest_of_array(read_image_rgb(path)), names)
-        bar = tqdm(hashes, total=len(names), desc='comparing pictures', unit='image', disable=len(names) < 200)
+        bar = progress(hashes, total=len(names), desc='comparing pictures', unit='image', disable=len(names) < 200)
         return dict(zip(names, bar))
 
 
@@ -88,7 +88,7 @@ def keep_apart(
     """
     shared = shared_with(items, others, group_regex)
     if shared:
-        print(f'kept out of {where}: {len(shared)} of {len(items)} images: {name_some(shared)}', flush=True)
+        say(f'kept out of {where}: {len(shared)} of {len(items)} images: {name_some(shared)}')
     rest = [item for item in items if item.image not in shared]
     if not rest:
         raise InputError(none_left)
@@ -117,7 +117,7 @@ def matched(images: str, gt: str) -> list[Labelled]:
     """
     found, missing = match_ground_truth(list_images(Path(images)), Path(gt))
     for image in missing:
-        print(f'no ground truth for {image}: skipped')
+        warn(f'no ground truth for {image}: skipped')
     if not found:
         raise InputError(f'{images}: no image has ground truth of the same stem in {gt}: check the two folders')
     return [Labelled(str(image), str(mask)) for image, mask in found]

@@ -6,12 +6,13 @@ command again goes on where it stopped.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
-from sa2va_dpo.common import errors, signals
+from sa2va_dpo.common import console, errors, signals
+from sa2va_dpo.common.processes import device_name, pick_device
 
 from .flags import build_parser
 from .settings import JobSettings, settings_from
-from .talk import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,31 +21,55 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         InputError: bad input, or what lies in the work directory is not this job's.
     """
-    settings = settings_from(build_parser().parse_args(argv))
+    args = build_parser().parse_args(argv)
+    console.begin(args.verbose)
+    settings = settings_from(args)
     # Only now, so that --help and a mistyped flag answer at once.
-    from .folder import own
-    from .report import conclude
+    from .folder import LOG, own
+    from .report import conclude, next_commands
     from .rounds import PeopleWanted
 
     signals.go_on('the same command goes on where it stopped')
     with own(settings) as finished:
         errors.log_tracebacks_to(settings.work_dir)
+        console.log_to(settings.work_dir / LOG)
         if finished:
-            say(f'this job has finished before; its result is in {settings.work_dir} (--overwrite runs it again)')
+            console.say(
+                f'this job has finished before; its result is in {settings.work_dir} (--overwrite runs it again)'
+            )
             return conclude(finished)
-        source = f'pairs {settings.pairs}' if settings.pairs else f'images {settings.images or "drawn demo set"}'
-        say(f'model {settings.model}, {source}, config {settings.config}')
+        console.say(head(settings, settings.work_dir / LOG))
         if settings.pairs is None and not settings.mines_in_rounds:
-            print(
+            console.say(
                 'every training image has a mask: supervised training on them is worth about as much (docs/when.md); '
-                'preferences earn their place on images without: --unlabelled',
-                flush=True,
+                'preferences earn their place on images without: --unlabelled'
             )
         try:
-            return conclude(run_stages(settings))
+            summary = run_stages(settings)
         except PeopleWanted as wanted:
-            say(str(wanted))
+            console.say(str(wanted))
             return errors.WAITING
+        code = conclude(summary)
+        console.next_step(*next_commands(settings.work_dir, summary))
+        return code
+
+
+def head(settings: JobSettings, log: Path) -> str:
+    """What runs on what."""
+    pairs = [f'pairs {settings.pairs}'] if settings.pairs else []
+    drawn = not settings.pairs and not settings.images and settings.test_from != 'none'
+    images = [f'images {settings.images}, masks {settings.gt}'] if settings.images else (
+        [f'drawn demo set, seed {settings.seed}'] * drawn)
+    more = [f'images without masks {settings.unlabelled}, judged by {settings.judge}'] if settings.unlabelled else []
+    data = ', '.join([*pairs, *images, *more])
+    machine = device_name(pick_device()) + (f', {settings.gpus} of them in training' if settings.gpus > 1 else '')
+    return '\n'.join([
+        f'model     {settings.model}',
+        f'data      {data}',
+        f'config    {settings.config}, seed {settings.seed}',
+        f'machine   {machine}',
+        f'results   {settings.work_dir}, log {log.name}',
+    ])
 
 
 def run_stages(settings: JobSettings) -> dict:
@@ -53,10 +78,12 @@ def run_stages(settings: JobSettings) -> dict:
     from .state import JobState
 
     state = JobState.load(settings.work_dir)
-    for stage in (split, resize, mine, train, select, report):
+    stages = (split, resize, mine, train, select, report)
+    for number, stage in enumerate(stages, 1):
         name = stage.__name__.rpartition('.')[2]
         if name in state.done:
             continue
+        console.say(f'{number} of {len(stages)}: {stage.TITLE}')
         begun = time.monotonic()
         state = stage.run(settings, state)
         state.seconds[name] = time.monotonic() - begun

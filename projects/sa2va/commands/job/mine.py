@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE, read_pairs, read_segs
@@ -11,7 +12,8 @@ from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
 
 from .settings import JobSettings
 from .state import JobState
-from .talk import say
+
+TITLE = 'preference pairs'
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
@@ -34,13 +36,11 @@ def run(settings: JobSettings, state: JobState) -> JobState:
             read_json(root / VAL_FILE, 'generate the pairs again', kind=list)
         )
         if not state.validates:
-            print(
+            say(
                 f'{root / VAL_FILE}: names no image: training runs without validation, and the last checkpoint is '
-                f'taken unseen',
-                flush=True,
+                f'taken unseen'
             )
         return state
-    say(f'preference pairs from {len(state.images)} images')
     root = settings.work_dir / 'pairs'
     asked: dict[str, Any] = {'prompt': settings.prompt} if settings.prompt else {}
     report = generate_pairs(

@@ -1,6 +1,9 @@
 """Stage 6: the exported model is tested; summary and verdict."""
 from __future__ import annotations
 
+from pathlib import Path
+
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import NOT_BETTER
 from sa2va_dpo.common.files import write_json
 
@@ -9,16 +12,16 @@ from .resize import test
 from .rounds import rounds_of, rounds_table
 from .settings import JobSettings
 from .state import JobState
-from .talk import say
 
 METRICS = ('dice', 'iou', 'precision', 'recall', 'cldice')
+
+TITLE = 'test of the exported model'
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
     """Fill ``after``."""
     if state.test:
-        say(f'test of the exported model, {len(state.test)} images')
-        state.after = test(state.exported_hf, state, settings, 'test_after')
+        state.after = test(state.exported_hf, state, settings, 'test_after', 'test')
     return state
 
 
@@ -72,17 +75,25 @@ def _looks(summary: dict, which: str) -> str:
     return f'SAM2 at {summary["sam_size"][which]} px' + (f', {_tiles(view)}' if view else '')
 
 
+def next_commands(work_dir: Path, summary: dict) -> list[str]:
+    """What the user may want to run after a job."""
+    return [
+        f'python -m sa2va_dpo predict --model {summary["exported_hf"]} --input IMAGES --output MASKS',
+        f'tensorboard --logdir {work_dir}',
+    ]
+
+
 def conclude(summary: dict) -> int:
     """Print the verdict; returns the exit code."""
     if summary['before'] is not None:
-        print('\n' + table(summary['before'], summary['after'], summary.get('start_at_chosen_size')))
+        say(table(summary['before'], summary['after'], summary.get('start_at_chosen_size')))
     if summary.get('rounds'):
-        print('\n' + rounds_table(summary['rounds']))
+        say(rounds_table(summary['rounds']))
     if 'start_at_chosen_size' in summary:
-        print(f'before: {_looks(summary, "own")}; after and start, resized: {_looks(summary, "chosen")}')
-    print(f'\nexported model: {summary["exported_hf"]}')
+        say(f'before: {_looks(summary, "own")}; after and start, resized: {_looks(summary, "chosen")}')
+    say(f'exported model: {summary["exported_hf"]}')
     if summary['validation_dice'] is None:
-        print(
+        say(
             'NOT VALIDATED: there are no validation images, so the exported model is the last checkpoint, chosen by '
             'nothing. '
             + (
@@ -95,7 +106,7 @@ def conclude(summary: dict) -> int:
         return 0
     if summary['best_checkpoint'] is None:
         kept = summary.get('exported_sam_size', summary['sam_size']['own'])
-        print(
+        say(
             'NOT BETTER: no trained checkpoint has a higher validation Dice than the start. The exported model is the '
             + (
                 'unchanged start.'

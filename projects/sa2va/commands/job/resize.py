@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.ground_truth import patient_of, split_by_group
 from sa2va_dpo.inference.grid_choice import HELD_OUT, choose_look, looks_at, measure_looks
@@ -25,7 +26,8 @@ from sa2va_dpo.models.view_geometry import ViewGeometry
 from .images import ListedMasks
 from .settings import JobSettings
 from .state import JobState
-from .talk import say
+
+TITLE = 'the start'
 
 # Tried by --grid auto, each only where the one before was better than the whole image or the grid before it.
 GRIDS = (1, 2, 3, 4)
@@ -38,8 +40,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         InputError: a size was asked for and this checkpoint's cannot be changed.
     """
     if state.test:
-        say(f'test before training, {len(state.test)} images')
-        state.before = test(settings.model, state, settings, 'test_before')
+        state.before = test(settings.model, state, settings, 'test_before', 'test before training')
     own = read_sam2_dims(settings.model)['image_size']
     chosen, measured = _choose(settings, state, own)
     stated = read_view(settings.model)
@@ -57,16 +58,17 @@ def run(settings: JobSettings, state: JobState) -> JobState:
             copy_with_view(settings.model, start, view)
         state.start = str(start)
         if state.test:
-            say(f'test of the untrained start at {chosen} px, grid {view.grid}')
-            state.resized = test(start, state, settings, 'test_resized')
+            state.resized = test(start, state, settings, 'test_resized',
+                                 f'test of the untrained start at {chosen} px, grid {view.grid}')
     return state
 
 
-def test(checkpoint: str | Path, state: JobState, settings: JobSettings, folder: str) -> dict:
+def test(checkpoint: str | Path, state: JobState, settings: JobSettings, folder: str, desc: str) -> dict:
     """Test metrics of a checkpoint directory; details go to ``folder`` in the work directory."""
     model = load_for_inference(checkpoint)
     dataset = images_of(ListedMasks(state.test, state.test_prompt), checkpoint)
-    return evaluate_model(model, dataset, settings.work_dir / folder, device=pick_device(), seed=settings.seed)
+    return evaluate_model(model, dataset, settings.work_dir / folder, device=pick_device(), seed=settings.seed,
+                          desc=desc)
 
 
 def _look(settings: JobSettings, state: JobState, own: int, chosen: int,
@@ -77,8 +79,8 @@ def _look(settings: JobSettings, state: JobState, own: int, chosen: int,
     if settings.grid == 'auto':
         patients = {patient_of(Path(item.image).stem, settings.group_regex) for item in state.training}
         if len(patients) < 2:
-            print(f'grid: stays at {stated.grid}, {len(patients)} training patients with ground truth are too few to '
-                  'hold one out', flush=True)
+            say(f'grid: stays at {stated.grid}, {len(patients)} training patients with ground truth are too few to '
+                'hold one out')
         else:
             chosen, grid = _probe(settings, state, own, chosen)
             view = replace(stated, grid=grid)
@@ -102,8 +104,8 @@ def _probe(settings: JobSettings, state: JobState, own: int, chosen: int) -> tup
                                  pick_device(), settings.seed)
         best = choose_look(looks, measured.dice)
     state.view.update(dice=measured.dice, seconds=round(measured.seconds, 1))
-    print(', '.join(f'{name}: Dice {value:.4f}' for name, value in measured.dice.items())
-          + f'; chosen: {best}, after {measured.seconds:.0f} s', flush=True)
+    say(', '.join(f'{name}: Dice {value:.4f}' for name, value in measured.dice.items())
+        + f'; chosen: {best}, after {measured.seconds:.0f} s')
     return best.size, best.grid
 
 
@@ -115,17 +117,14 @@ def _choose(settings: JobSettings, state: JobState, own: int) -> tuple[int, dict
     if settings.sam_size != 'auto':
         return int(settings.sam_size), {}
     if not state.training:
-        print(
-            f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on',
-            flush=True,
+        say(
+            f'SAM2 input size: stays at {own} px, no ground truth of a training image is known to measure others on'
         )
         return own, {}
-    say(f'SAM2 input size: the start on training images at {own} px and others')
     measured = measure_sizes(settings.model, ListedMasks(state.training, state.test_prompt), pick_device())
     chosen = choose_size(measured)
-    print(
-        ', '.join(f'{size} px: Dice {value:.4f}' for size, value in sorted(measured.items()))
-        + f'; chosen: {chosen} px',
-        flush=True,
+    say(
+        'SAM2 input size: ' + ', '.join(f'{size} px: Dice {value:.4f}' for size, value in sorted(measured.items()))
+        + f'; chosen: {chosen} px'
     )
     return chosen, measured

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.files import read_json, write_text
 from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.mask_io import list_images
@@ -13,7 +14,6 @@ from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FIL
 from .images import keep_apart
 from .settings import JobSettings
 from .state import JobState, Labelled
-from .talk import say
 
 CONFIG, LIST = 'training_config.py', 'unlabelled.txt'
 # The best of the candidates in each of 8 x 8 squares: the study's choice where ground truth ranks the policy's own

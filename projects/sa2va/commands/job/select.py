@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from sa2va_dpo.commands.export import export_run, merge_adapter
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory
 from sa2va_dpo.common.processes import pick_device
@@ -17,7 +18,8 @@ from sa2va_dpo.models.checkpoint import is_adapter
 from .folder import TRAINING
 from .settings import JobSettings
 from .state import JobState
-from .talk import say
+
+TITLE = 'the model that is handed back'
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
@@ -67,7 +69,7 @@ def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tu
     handed_in = start
     if state.resized:
         # The handed-in model is what the result is held against, whatever size it looks at.
-        handed_in = mean_dice(settings.model, AnnotatedMasks(state.pairs), pick_device())
+        handed_in = mean_dice(settings.model, AnnotatedMasks(state.pairs), pick_device(), 'validation as handed in')
         say(f'validation Dice: as handed in {handed_in:.4f}, as training began {start:.4f}')
     choice = choose_export(best if checkpoint else None, start, handed_in)
     state.validation_dice = dict(start=max(start, handed_in), best=best)

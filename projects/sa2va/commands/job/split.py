@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterable
 
+from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.annotations import (
     PAIRS_FILE,
@@ -24,9 +25,10 @@ from .images import keep_apart, matched, name_some, named_in, shared_with
 from .rounds import unlabelled_images
 from .settings import JobSettings
 from .state import JobState, Labelled
-from .talk import say
 
 DEMO_IMAGES = 48  # half for the test, a quarter of the other half for validation
+
+TITLE = 'images for training, validation and the test'
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:

@@ -1,8 +1,10 @@
 """Stage 4: training, as the user would start it, in a process of its own and a folder of its own."""
 from __future__ import annotations
 
+import os
 import sys
 
+from sa2va_dpo.common import console
 from sa2va_dpo.common.errors import WAITING, InputError
 from sa2va_dpo.common.signals import Terminated, run_child
 from sa2va_dpo.engine.run_record import publish
@@ -11,7 +13,8 @@ from .folder import TRAINING
 from .rounds import ask_people, config_with_rounds
 from .settings import JobSettings
 from .state import JobState
-from .talk import say
+
+TITLE = 'training'
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
@@ -25,22 +28,28 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     folder = settings.work_dir / TRAINING
     while True:
         command = command_of(settings, state)
-        say('training: ' + ' '.join(['python', *command[1:]]))
-        code = run_child(command)
+        console.detail(' '.join(['python', *command[1:]]))
+        if '--resume' in command:
+            console.say('training goes on from its last checkpoint (--resume)')
+        code = run_child(command, {**os.environ, console.PART: 'train', **_threads(settings)}, **console.streams())
         if code != WAITING:
             break
         ask_people(settings, folder)
     if code in (130, 143):
         raise KeyboardInterrupt if code == 130 else Terminated
     if code:
-        raise InputError(f'training ended with exit code {code}, see its output above and the log in {folder}')
+        raise InputError(f'training ended with exit code {code}, see its lines above and the newest log in {folder}')
     taken = publish(settings.work_dir, folder)
     if taken:
-        print(
-            f'{settings.work_dir}: {taken[0]} and others there are another run\'s; this job\'s are in {folder}',
-            flush=True,
+        console.say(
+            f'{settings.work_dir}: {taken[0]} and others there are another run\'s; this job\'s are in {folder}'
         )
     return state
+
+
+def _threads(settings: JobSettings) -> dict[str, str]:
+    """What torchrun sets for several processes of a machine, and warns of."""
+    return {} if settings.gpus == 1 or 'OMP_NUM_THREADS' in os.environ else dict(OMP_NUM_THREADS='1')
 
 
 def command_of(settings: JobSettings, state: JobState) -> list[str]:
