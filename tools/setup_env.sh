@@ -30,14 +30,17 @@ fi
     || die "$python is not Python 3.11, for which the lock file was resolved: deactivate this environment, or activate one with Python 3.11"
 
 if ! "$python" "$root/tools/check_env.py" "$lock" >&2; then
-    echo "installing the packages named above (hash-locked; a few minutes the first time)" >&2
+    echo "installing the packages named above (hash-locked; half a gigabyte and a few minutes the first time)" >&2
+    # uv looks for a terminal by itself. pip's bar would fill a pipe.
+    bar=off
+    if [ -t 2 ]; then bar=on; fi
     # DeepSpeed builds its kernels when they are first used; building them all at install time needs a CUDA toolkit.
     export DS_BUILD_OPS=0
     if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
         # pip compiles by itself. Without it every process compiles what it imports anew where bytecode may not be written.
         uv pip install --python "$python" --no-deps --require-hashes --compile-bytecode -r "$lock" >&2
     else
-        "$python" -m pip install --disable-pip-version-check --progress-bar off --no-deps --require-hashes -r "$lock" >&2
+        "$python" -m pip install --disable-pip-version-check --progress-bar "$bar" --no-deps --require-hashes -r "$lock" >&2
     fi
     "$python" "$root/tools/check_env.py" "$lock" >&2 || die "the environment is still incomplete after the installation (see above)"
 fi
