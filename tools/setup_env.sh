@@ -30,7 +30,7 @@ fi
     || die "$python is not Python 3.11, for which the lock file was resolved: deactivate this environment, or activate one with Python 3.11"
 
 if ! "$python" "$root/tools/check_env.py" "$lock" >&2; then
-    echo "installing the packages named above (hash-locked; half a gigabyte and a few minutes the first time)" >&2
+    echo "installing the packages named above (hash-locked; a few minutes the first time)" >&2
     # uv looks for a terminal by itself. pip's bar would fill a pipe.
     bar=off
     if [ -t 2 ]; then bar=on; fi

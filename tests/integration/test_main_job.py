@@ -292,7 +292,8 @@ def test_killed_in_training_it_goes_on_and_edited_annotations_are_refused(
     assert 'dpo_annotations.json: its content has changed' in refused.stderr and 'Traceback' not in refused.stderr
     annotations.write_bytes(as_mined)
     run = job(cli, folders, run_config, micro_checkpoint, work_dir, *options)
-    assert '--resume' in run.stdout and 'test before training' not in run.stdout, 'what was done is not done again'
+    assert '--resume' in run.stdout and '2 of 6' not in run.stdout, 'what was done is not done again'
+    assert 'test before training' not in run.stderr
     summary = json.loads((work_dir / 'summary.json').read_text())
     assert summary['after']['dice'] > summary['before']['dice']
 
