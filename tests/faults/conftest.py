@@ -21,7 +21,7 @@ from tests.integration.conftest import pair_root, run_config, write_folders  # n
 from .harness import TALLY, Scenario, Zygote, content
 
 # What says when and where rather than what.
-_VOLATILE = ('.owner.lock', 'error.log')
+_VOLATILE = ('.owner.lock', 'error.log', 'job.log', 'pairs.log', 'test.log')
 
 
 def pytest_terminal_summary(terminalreporter):

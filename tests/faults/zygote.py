@@ -64,7 +64,7 @@ def import_what_children_did():
         IMPORTED.update(sys.modules)
 
 
-def fork_training(command, env=None):
+def fork_training(command, env=None, **streams):
     """In place of ``run_child``: the training of a job, without another interpreter."""
     sys.stdout.flush()
     pid = os.fork()

@@ -91,7 +91,8 @@ def test_two_processes_share_the_work(run_config, cli, tmp_path):
         'cache.items=[vision_tokens,reference_low_res]',
         processes=2,
     )
-    assert 'cache: vision_tokens, reference_low_res of 30 views' in done.stdout
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'cache: vision_tokens, reference_low_res of 30 views' in log, done.stdout
     # Twenty-four training views, three validation pairs' images; the same three, keyed by their pixels, without a
     # reference.
     assert len(list((tmp_path / 'cache').glob('reference_low_res-*/*/*.safetensors'))) == 27

@@ -192,7 +192,7 @@ def test_signals_end_training_with_a_line_that_says_how_to_go_on(
     undisturbed, train, tmp_path, run_config, repo_root, number, code
 ):
     process = subprocess.Popen(
-        [sys.executable, 'tools/train.py', str(run_config), '--work-dir', str(tmp_path)],
+        [sys.executable, 'tools/train.py', str(run_config), '--work-dir', str(tmp_path), '-v'],
         cwd=repo_root,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterable, Iterator, TextIO
 
@@ -110,7 +110,7 @@ def log_to(path: str | os.PathLike) -> None:
     if _terminal is None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'ab') as log:
+    with suppress(OSError), open(path, 'ab') as log:  # as in _log
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         if _spool is not None:
@@ -145,7 +145,19 @@ def say(text: str = '', *, logged: bool = False) -> None:
     with tqdm.external_write_mode(file=err()):
         print('\n'.join(fitted(line, stream) for line in text.split('\n')), file=stream, flush=True)
     if _terminal is not None and not logged:
+        _log(text)
+
+
+def _log(text: str) -> None:
+    """A line of the log, to which the process's own standard output goes."""
+    try:
         print(text, flush=True)
+    except OSError:
+        # A full disk fails the next file that matters, in one line; a lost line of a log is no reason to stop.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.close(null)
 
 
 def warn(text: str) -> None:
@@ -155,7 +167,11 @@ def warn(text: str) -> None:
 
 def detail(text: str) -> None:
     """For the log; on the terminal where everything is."""
-    if speaks() and (not _quiet or _terminal is not None):
+    if not speaks():
+        return
+    if _terminal is not None:
+        _log(text)
+    elif not _quiet:
         print(text, flush=True)
 
 
@@ -166,7 +182,7 @@ def next_step(*commands: str) -> None:
     stream, label = out(), 'next: '
     for command in commands:
         if _terminal is not None:
-            print(label + command, flush=True)
+            _log(label + command)
         with tqdm.external_write_mode(file=err()):
             print(label + continued(command, stream, len(label)), file=stream, flush=True)
         label = '  or: '

@@ -167,3 +167,9 @@ def test_words_stay_whole(width, monkeypatch):
                            sys.stdout).split('\n')
     assert any(line.strip() == path for line in lines)
     assert all(len(line) <= width or line.strip() == path for line in lines)
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full, which refuses every write, on this system')
+def test_a_log_without_room_stops_nobody():
+    done = run("console.log_to('/dev/full')\n    console.say('one')\n    console.say('two')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'one\ntwo\n', '')
