@@ -26,6 +26,7 @@ ROOMS = (
     'review',
     'engine',
     'parity',
+    'reporting',
     'commands',
 )
 LONGEST = 400

@@ -28,6 +28,7 @@ COMMANDS = {
     'pairs': Command('pairs', 'build preference pairs'),
     'train': Command('train', 'train with a config'),
     'test': Command('test', 'score held-out masks of a checkpoint'),
+    'report': Command('report', 'report.html of a finished job or test anew, in another language for example'),
     'predict': Command('predict', 'write the masks of images'),
     'sheet': Command('sheet', 'images, masks before and after, and what changed, on one picture'),
     'export': Command('export', 'a trained run as a Hugging Face directory or an adapter'),

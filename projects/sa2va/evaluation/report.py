@@ -10,6 +10,7 @@ from typing import Mapping, Sequence
 import cv2
 import numpy as np
 
+from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_bytes, write_json
 
 from .bootstrap import bootstrap_ci
@@ -70,6 +71,26 @@ def write_report(out_dir: str | os.PathLike, rows: Sequence[Mapping], *, n_resam
     write_bytes(out_dir / PER_IMAGE_FILE, table.getvalue().encode('utf-8'))
     write_json(out_dir / METRICS_FILE, summary, indent=2)
     return summary
+
+
+def read_per_image(out_dir: str | os.PathLike) -> list[dict]:
+    """The rows that :func:`write_report` wrote, in the order of the data set: ``image_id`` and metric columns.
+
+    Raises:
+        InputError: the file is missing or is none of ours.
+    """
+    path = Path(out_dir) / PER_IMAGE_FILE
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f'{path}: missing or unreadable: test again') from None
+    try:
+        rows = [{name: value if name == 'image_id' else float(value) for name, value in row.items()}
+                for row in csv.DictReader(io.StringIO(text, newline=''))]
+        summarise(rows, n_resamples=1)
+    except (ValueError, TypeError, csv.Error) as error:
+        raise InputError(f'{path}: is no table of scores ({error}): test again') from None
+    return rows
 
 
 def format_summary(summary: Mapping) -> str:

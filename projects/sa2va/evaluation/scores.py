@@ -9,9 +9,10 @@ from .boundary import boundary_distance
 from .counts import check_masks, confusion_counts, dice, iou, precision, recall, specificity
 from .topology import betti_errors, cldice
 
-# In the order of tables and files. Higher is better for all but the last four.
-METRIC_NAMES = ('dice', 'iou', 'precision', 'recall', 'specificity', 'cldice',
-                'betti0_error', 'betti1_error', 'boundary_distance', 'hd95')
+# Higher is better for all others.
+LOWER_IS_BETTER = ('betti0_error', 'betti1_error', 'boundary_distance', 'hd95')
+# In the order of tables and files.
+METRIC_NAMES = ('dice', 'iou', 'precision', 'recall', 'specificity', 'cldice', *LOWER_IS_BETTER)
 
 
 def score_mask(pred: np.ndarray, target: np.ndarray, field_of_view: np.ndarray | None = None) -> dict[str, float]:

@@ -29,6 +29,7 @@ class VesselSegMetric(BaseMetric):
     Args:
         out_dir: where to write ``metrics.json`` and ``per_image.csv`` (by the main process); None writes nothing.
         overlays: write ``overlays/<image_id>.png`` into ``out_dir``; each sample then needs ``image``.
+        masks: write the predicted masks as ``predictions/<image_id>.png`` (0 and 255) into ``out_dir``.
         n_resamples, seed: of the bootstrap interval in ``metrics.json``.
         collect_device, prefix, collect_dir: as mmengine's ``BaseMetric``; without a prefix the names are ``dice``, ...
 
@@ -38,19 +39,21 @@ class VesselSegMetric(BaseMetric):
         summary: what ``metrics.json`` holds (main process only, with ``out_dir``).
 
     Raises:
-        ValueError: ``overlays`` without ``out_dir``.
+        ValueError: ``overlays`` or ``masks`` without ``out_dir``.
     """
 
     # An empty prefix, unlike None, is no prefix without a warning.
     default_prefix = ''
 
     def __init__(self, out_dir: str | None = None, overlays: bool = False, n_resamples: int = 2000, seed: int = 0,
-                 collect_device: str = 'cpu', prefix: str | None = None, collect_dir: str | None = None) -> None:
+                 collect_device: str = 'cpu', prefix: str | None = None, collect_dir: str | None = None,
+                 masks: bool = False) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        if overlays and out_dir is None:
-            raise ValueError('VesselSegMetric: overlays=True needs out_dir, the directory to write them to')
+        for name, wanted in (('overlays', overlays), ('masks', masks)):
+            if wanted and out_dir is None:
+                raise ValueError(f'VesselSegMetric: {name}=True needs out_dir, the directory to write them to')
         self.out_dir = None if out_dir is None else Path(out_dir)
-        self.overlays = overlays
+        self.overlays, self.masks = overlays, masks
         self.n_resamples = n_resamples
         self.seed = seed
         self.per_image: list[dict] = []
@@ -72,8 +75,11 @@ class VesselSegMetric(BaseMetric):
             self.add(sample, score_sample(sample))
 
     def add(self, sample: dict, scores: dict[str, float]) -> None:
-        """Take in one image that is scored already (:func:`score_sample`), and write its overlay."""
+        """Take in one image that is scored already (:func:`score_sample`), and write its mask and overlay."""
         image_id = str(sample['image_id'])
+        if self.masks:
+            assert self.out_dir is not None  # __init__ refuses masks without it
+            write_png(prediction_file(self.out_dir, image_id), _as_mask(sample, 'pred_mask'))
         if self.overlays:
             try:
                 self._write_overlay(
@@ -110,6 +116,11 @@ class VesselSegMetric(BaseMetric):
         picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
         assert self.out_dir is not None  # __init__ refuses overlays without it
         write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
+
+
+def prediction_file(out_dir: str | os.PathLike, image_id: str) -> Path:
+    """Where the predicted mask of an image is written."""
+    return Path(out_dir) / 'predictions' / f'{_file_stem(image_id)}.png'
 
 
 def score_sample(sample: dict, score: Callable[..., dict[str, float]] = score_mask) -> dict[str, float]:

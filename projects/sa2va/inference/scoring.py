@@ -100,7 +100,8 @@ def predict_and_score(
 
 def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device: str = 'cpu', seed: int = 0,
                    overlays: bool = True, batch_size: int = 1, desc: str = 'test') -> dict:
-    """Predict every image, write ``metrics.json``, ``per_image.csv`` and ``overlays/*.png`` into ``out_dir``.
+    """Predict every image, write ``metrics.json``, ``per_image.csv``, ``predictions/*.png`` and ``overlays/*.png`` into
+    ``out_dir``.
 
     Args:
         model: moved to ``device``.
@@ -113,7 +114,7 @@ def evaluate_model(model: Sa2VARunModel, dataset: Dataset, out_dir: Path, device
     Returns:
         Metric name -> mean over images (float), and ``n_images`` (int).
     """
-    metric = VesselSegMetric(out_dir=str(out_dir), overlays=overlays, seed=seed)
+    metric = VesselSegMetric(out_dir=str(out_dir), overlays=overlays, masks=True, seed=seed)
     for sample, scores in predict_and_score(model.to(device), dataset, batch_size, desc=desc):
         metric.add(sample, scores)
     return dict(metric.evaluate(len(dataset)), n_images=len(dataset))

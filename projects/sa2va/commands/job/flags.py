@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--no-wait', action='store_true', help='with --judge expert: leave with exit code 4 instead of serving the page'
     )
+    add('--lang', choices=('en', 'zh'), default='en', help='of report.html (default %(default)s)')
     add('--overwrite', action='store_true', help='remove what earlier runs left in --work-dir, after saying what')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to training')
     add_verbose(parser)

@@ -29,6 +29,7 @@ OUTPUTS = (
     TRAINING,
     'exported_hf',
     SUMMARY,
+    'report.html',
 )
 # The record last: a kill on the way leaves files that are still known.
 OURS = (*OUTPUTS, 'demo', 'error.log', LOG, STATE_FILE, RECORD)

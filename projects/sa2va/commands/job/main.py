@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = settings_from(args)
     # Only now, so that --help and a mistyped flag answer at once.
     from .folder import LOG, own
-    from .report import conclude, next_commands
+    from .report import conclude, next_commands, show_page
     from .rounds import PeopleWanted
 
     signals.go_on('the same command goes on where it stopped')
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             console.say(
                 f'this job has finished before; its result is in {settings.work_dir} (--overwrite runs it again)'
             )
+            show_page(settings)
             return conclude(finished)
         console.say(head(settings, settings.work_dir / LOG))
         if settings.pairs is None and not settings.mines_in_rounds:
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         except PeopleWanted as wanted:
             console.say(str(wanted))
             return errors.WAITING
+        # After the summary: whatever a page meets, the job itself is done.
+        show_page(settings)
         code = conclude(summary)
         console.next_step(*next_commands(settings.work_dir, summary))
         return code

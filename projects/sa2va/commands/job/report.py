@@ -8,6 +8,7 @@ from sa2va_dpo.common.errors import NOT_BETTER
 from sa2va_dpo.common.files import write_json
 
 from .folder import SUMMARY, TRAINING
+from .page import write_page
 from .resize import test
 from .rounds import rounds_of, rounds_table
 from .settings import JobSettings
@@ -50,6 +51,11 @@ def write_summary(settings: JobSettings, state: JobState) -> dict:
         summary['rounds'] = rounds_of(settings.work_dir / TRAINING)
     write_json(settings.work_dir / SUMMARY, summary)
     return summary
+
+
+def show_page(settings: JobSettings) -> None:
+    """Write ``report.html`` of the finished job and say where it is."""
+    say(f'report: {write_page(settings.work_dir, settings.lang)}')
 
 
 def table(before: dict, after: dict, resized: dict | None = None) -> str:

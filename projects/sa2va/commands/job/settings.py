@@ -23,7 +23,7 @@ MINING: dict[str, Any] = dict(
     num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25
 )
 # Settings that change nothing in what comes out.
-_NO_EFFECT = ('work_dir', 'overwrite', 'reviewer', 'host', 'port', 'wait')
+_NO_EFFECT = ('work_dir', 'overwrite', 'reviewer', 'host', 'port', 'wait', 'lang')
 # Along each axis; ``ViewGeometry`` holds the same bound (tests/unit/commands/job/test_settings.py).
 MOST_TILES = 8
 # The study's choice where images without masks are judged (docs/when.md).
@@ -84,6 +84,7 @@ class JobSettings:
     host: str
     port: int
     wait: bool
+    lang: str
     overwrite: bool
     cfg_options: tuple[str, ...]
 
@@ -145,6 +146,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
         host=args.host,
         port=args.port,
         wait=not args.no_wait,
+        lang=args.lang,
         overwrite=args.overwrite,
         cfg_options=tuple(args.cfg_options),
     )
