@@ -21,8 +21,8 @@ from .settings import MINING
 from .state import JobState
 
 # What the head of the page and the command say already; the last is spelled by --min_iou_gap.
-_ELSEWHERE = ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions', 'test_from', 'cfg_options',
-              'round_gap')
+_ELSEWHERE = ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions', 'test_from',
+              'cfg_options', 'round_gap')
 
 
 def write_page(folder: Path, language: str) -> Path:
@@ -76,7 +76,8 @@ def changed_flags(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     parser = build_parser()
     rounds, judge = (4, 'consensus') if settings['unlabelled'] is not None else (1, 'iou')
     defaults = dict(MINING, rounds=rounds, judge=judge, gt_candidate=True, members=[], clicks=None, prompt=None,
-                    group_regex=None, **{name: parser.get_default(name) for name in ('sam_size', 'grid', 'gpus', 'seed')})
+                    group_regex=None)
+    defaults.update((name, parser.get_default(name)) for name in ('sam_size', 'grid', 'gpus', 'seed'))
     found = []
     for name, here in settings.items():
         if name in _ELSEWHERE or here == defaults[name]:
