@@ -25,7 +25,7 @@ def test_a_direction_is_followed_as_long_as_it_gets_better(micro_checkpoint, mon
     monkeypatch.setattr('sa2va_dpo.inference.input_size.read_sam2_dims', lambda directory: dict(image_size=640))
     monkeypatch.setattr('sa2va_dpo.inference.input_size.copy_with_sam_size', lambda directory, out, size: size)
     monkeypatch.setattr('sa2va_dpo.inference.input_size.mean_dice',
-                        lambda checkpoint, source, device: true_dice.get(checkpoint, true_dice[640]))
+                        lambda checkpoint, source, device, desc: true_dice.get(checkpoint, true_dice[640]))
     measured = measure_sizes(micro_checkpoint, list(range(3)), 'cpu')
     assert list(measured) == tried and measured == {size: true_dice[size] for size in tried}
 
@@ -91,7 +91,8 @@ def test_means_are_those_of_the_predictions(micro_checkpoint, tmp_path):
 def test_no_more_images_than_the_bound_are_looked_at(micro_checkpoint, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        'sa2va_dpo.inference.input_size.mean_dice', lambda checkpoint, source, device: seen.append(len(source)) or 0.5
+        'sa2va_dpo.inference.input_size.mean_dice',
+        lambda checkpoint, source, device, desc: seen.append(len(source)) or 0.5
     )
     measure_sizes(micro_checkpoint, list(range(100)), 'cpu')
     measure_sizes(micro_checkpoint, list(range(5)), 'cpu')

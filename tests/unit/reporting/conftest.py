@@ -80,7 +80,8 @@ def tested_folder(tmp_path):
 
 FIGURES = dict(dice=.5, iou=.4, precision=.3, recall=.2, cldice=.1, n_images=4)
 SETTINGS = dict(model='base', images='images', gt='gt', pairs=None, test_from='split', config='no_such_config.py',
-                sam_size='auto', gpus=1, seed=3, prompt=None, num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10,
+                sam_size='auto', grid='keep', unlabelled_gt=None, gpus=1, seed=3, prompt=None, num_samples=5,
+                min_iou_gap=0.05, max_pairs_per_image=10,
                 test_fraction=0.5, val_fraction=0.25, group_regex=None, gt_candidate=True, unlabelled=None, judge='iou',
                 rounds=1, round_gap=None, members=[], predictions=None, clicks=None, cfg_options=[])
 
@@ -100,7 +101,7 @@ class JobFolder:
             images=[], validation=[], test_prompt='<image>Please segment.', unlabelled=[], gt_dir=None,
             test=[dict(image=str(root / f'data/images/{name}.png'), mask=str(root / f'data/gt/{name}.png'))
                   for name in names],
-            before=FIGURES, resized=None, sam_size=dict(own=640, chosen=640, dice={}), start='base',
+            before=FIGURES, resized=None, sam_size=dict(own=640, chosen=640, dice={}), view={}, start='base',
             pairs=str(root / 'pairs'), train_pairs=2, train_images=2, validates=True, best_checkpoint=None,
             validation_dice=None, exported_hf='', exported_sam_size=None, after=FIGURES)
         self.summary = dict(before=FIGURES, after=FIGURES, pairs=2, train_images=2, seconds=61.0,
