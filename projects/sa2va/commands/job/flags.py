@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('--clicks', type=int, metavar='N', help='with --judge expert: images to be decided in a round (default: all)')
     add('--reviewer', default='expert', metavar='NAME', help='with --judge expert: who picks (default %(default)s)')
     add('--host', default='127.0.0.1', help='with --judge expert: address of the page (default: this machine only)')
-    add('--port', type=int, default=7860, help='default %(default)s')
+    add('--port', type=int, default=7860, help='0: any that is free (default %(default)s)')
     add(
         '--no-wait', action='store_true', help='with --judge expert: leave with exit code 4 instead of serving the page'
     )

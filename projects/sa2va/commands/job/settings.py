@@ -168,7 +168,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         ('max_pairs_per_image', 1),
         ('rounds', 1),
         ('clicks', 1),
-        ('port', 1),
+        ('port', 0),
     ):
         value = getattr(args, flag)
         if value is not None and value < low:
