@@ -41,7 +41,7 @@ class Job:
 
     def address(self, number: int) -> str:
         with self._news:
-            self._news.wait_for(lambda: len(self._addresses) > number, 180)
+            self._news.wait_for(lambda: len(self._addresses) > number, 400)
             assert any(self._addresses[number:number + 1]), ''.join(self.printed)[-3000:]
             return self._addresses[number]
 
@@ -96,7 +96,7 @@ def test_from_mining_to_the_better_model(browser, repo_root, make_folders, draw_
         for number in range(ROUNDS):
             browser.open(job.address(number))
             decided.append(pick_all(browser, truth))
-        assert job.process.wait(180) == 0, ''.join(job.printed)[-3000:]
+        assert job.process.wait(400) == 0, ''.join(job.printed)[-3000:]
     finally:
         job.process.kill()
         job.process.wait()
