@@ -113,7 +113,9 @@ def test_mining_components_makes_masks_that_differ_in_one_place(folders, policy,
 
 @pytest.mark.parametrize('more, words', [
     (dict(cells=0), '--cells 0: must be a whole number'), (dict(cells=4, judge=('PredictedIoU',)), 'parts of an image'),
-    (dict(pairing='Components', judge=('PredictedIoU',)), '--pairing Components: needs a judge')])
+    (dict(pairing='Components', judge=('PredictedIoU',)), '--pairing Components: needs a judge'),
+    (dict(cells=4, pairing='TopologyMatched'), '--cells 4: puts one mask together'),
+    (dict(pairing='TopologyMatched', dice_tolerance=1.5), '--dice_tolerance 1.5')])
 def test_impossible_settings(folders, more, words):
     with pytest.raises(InputError, match=words):
         config(folders, **more)
