@@ -89,7 +89,8 @@ def test_from_mining_to_the_better_model(browser, repo_root, make_folders, draw_
     work_dir = tmp_path / 'w'
     job = Job(['-m', 'sa2va_dpo', 'job', '--model', micro_checkpoint, '--images', images, '--gt', gt, '--config',
                run_config, '--work-dir', work_dir, '--sam_size', 'keep', '--unlabelled', unlabelled,
-               '--judge', 'expert', '--rounds', ROUNDS, '--reviewer', '医生1', '--port', '0', '--min_iou_gap', '0.001', '--cfg-options',
+               '--judge', 'expert', '--rounds', ROUNDS, '--reviewer', '医生1', '--port', '0',
+               '--min_iou_gap', '0.001', '--cfg-options',
                'optim_wrapper.optimizer.lr=3e-3', 'train_cfg.max_iters=8', 'train_cfg.val_interval=4'], repo_root)
     try:
         decided = []
