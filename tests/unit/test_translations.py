@@ -1,4 +1,4 @@
-"""The Chinese pages say the same commands as the English ones, name files that exist, and use the words of the glossary."""
+"""The Chinese pages name the commands of the English ones and files that exist, and use the words of the glossary."""
 from __future__ import annotations
 
 import json
