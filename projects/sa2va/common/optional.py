@@ -13,6 +13,7 @@ EXTRAS = dict(
     parquet=('datasets', 'pyarrow'),
     medical=('pydicom', 'nibabel'),
     quantised=('bitsandbytes',),
+    demo=('gradio', 'starlette', 'uvicorn'),
     trackers=('wandb', 'mlflow'),
 )
 

@@ -34,10 +34,11 @@ from sa2va_dpo.datasets.preprocess import normalise_prompt
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT, VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.evaluation.measures import VesselMeasures, vessel_measures
 from sa2va_dpo.evaluation.overlay import prediction_overlay
-from sa2va_dpo.models.checkpoint import base_directory, read_view
+from sa2va_dpo.models.checkpoint import base_directory
 from sa2va_dpo.models.run_model import Sa2VARunModel
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
+from .predictor import view_of
 from .scoring import load_for_inference, predictions
 
 MASKS, PROBABILITIES, OVERLAYS = 'masks', 'probabilities', 'overlays'
@@ -121,9 +122,7 @@ def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder:
     normalise_prompt(prompt, '--prompt')
     device, folder = pick_device(device), Path(folder)
     images = find_images(inputs, without=folder)
-    view = read_view(checkpoint, base)
-    if grid is not None:
-        view = ViewGeometry.of({**view.to_dict(), 'grid': grid}, '--grid: view')
+    view = view_of(checkpoint, base, grid)
     whole = base_directory(checkpoint, base)
     identity = dict(model=[hash_directory(path) for path in dict.fromkeys([Path(checkpoint), whole])],
                     input=[str(Path(path)) for path in inputs], prompt=prompt, threshold=outputs.threshold,

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Mapping
+from itertools import islice
+from typing import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -18,6 +19,17 @@ from sa2va_dpo.models.generate import generate
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.tiled import MAX_GIB, blend, image_logits, moved
 from sa2va_dpo.models.view_geometry import ViewGeometry
+
+
+def view_of(checkpoint: str | os.PathLike, base: str | os.PathLike | None = None,
+            grid: int | str | None = None) -> ViewGeometry:
+    """How closely a checkpoint looks, with another number of tiles along each axis where ``grid`` says one.
+
+    Raises:
+        InputError: an impossible grid, or a checkpoint whose statement cannot be read.
+    """
+    view = read_view(checkpoint, base)
+    return view if grid is None else ViewGeometry.of({**view.to_dict(), 'grid': grid}, '--grid: view')
 
 
 @dataclass
@@ -93,13 +105,12 @@ class Predictor:
         Raises:
             InputError: an unusable prompt or answer.
         """
+        if not free_generation:
+            return next(self.predict_many([image], prompt, answer))
         pre, model = self.preprocessor, self.model
         picture = np.asarray(as_rgb(image))
         size, maker = picture.shape[:2], SampleMaker(pre, geometry=self.view)
         view = View(lambda: digest_of_array(picture), lambda: picture, prompt, answer=answer)
-        if not free_generation:
-            batch = self._batch(maker.prediction(view, size))
-            return self._prediction(answer, *next(image_logits(model, batch, self.max_gib)))
         encoded = pre.encode_image(picture, for_sam2=False)
         question = pre.encode_question(prompt, num_image_tokens=pre.num_image_tokens(encoded))
         result = generate(model, self._batch({**encoded, 'input_ids': question}), self._head(),
@@ -118,6 +129,32 @@ class Predictor:
         parts = [self._batch(maker(tile, language=False)) for tile in tiles]
         return self._prediction(text, *blend(model, dict(grid=grid, parts=parts),
                                              model.embed_states(result.seg_states), self.max_gib))
+
+    @torch.no_grad()
+    def predict_many(self, images: Iterable[Image.Image | np.ndarray], prompt: str, answer: str = DEFAULT_ANSWER, *,
+                     batch_size: int = 1) -> Iterator[Prediction]:
+        """Masks of any number of images, one after the other; memory holds one batch.
+
+        Images, prompt and answer are those of :meth:`predict`; images may differ in size. For folders and files on
+        disk, tables and interruptions there is :func:`sa2va_dpo.inference.prediction_folder.predict_folder`.
+
+        Args:
+            images: read as far as they are needed.
+            batch_size: images per forward pass.
+
+        Raises:
+            InputError: an unusable prompt or answer.
+            ValueError: a batch size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f'batch_size: {batch_size} must be at least 1')
+        rest, maker = iter(images), SampleMaker(self.preprocessor, geometry=self.view)
+        while chunk := [np.asarray(as_rgb(image)) for image in islice(rest, batch_size)]:
+            samples = [maker.prediction(View(lambda p=picture: digest_of_array(p), lambda p=picture: p, prompt,
+                                             answer=answer), picture.shape[:2]) for picture in chunk]
+            batch = moved(self.preprocessor.collate(samples), self._device)
+            for logits, iou_pred in image_logits(self.model, batch, self.max_gib):
+                yield self._prediction(answer, logits, iou_pred)
 
     @property
     def _device(self) -> torch.device:
