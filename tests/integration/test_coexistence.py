@@ -131,7 +131,8 @@ def test_wheel_says_what_it_needs_and_xtuner_is_not_among_it(wheel):
     assert metadata['Version'] == sa2va_dpo.__version__ and metadata['License-Expression'] == 'Apache-2.0'
     assert not [line for line in requires if 'xtuner' in line]
     assert [line for line in requires if line.startswith('deepspeed') and 'extra == "train"' in line]
-    assert set(metadata.get_all('Provides-Extra')) == {'train', 'review', 'parquet', 'medical', 'trackers', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {
+        'train', 'review', 'parquet', 'medical', 'trackers', 'demo', 'quantised', 'dev'}
 
 
 # -- an installed copy, alone -----------------------------------------------------------------------------------------

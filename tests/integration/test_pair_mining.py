@@ -43,8 +43,11 @@ def environment():
 
 
 def contents(folder):
+    """What a data root holds, but for the log: it says how fast the work went and where."""
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob('*')) if path.is_file()
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob('*'))
+        if path.is_file() and path.name != 'pairs.log'
     }
 
 
