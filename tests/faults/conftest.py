@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from .harness import TALLY, Scenario, Zygote, content
 
 # What says when and where rather than what.
 _VOLATILE = ('.owner.lock', 'error.log', 'job.log', 'pairs.log', 'test.log')
+# The same of a report: its times, and the hash of a run checkpoint, in which such things stand as well.
+_CLOCK = re.compile(r'<div><dt>(?:Time|Finished)</dt><dd>[^<]*</dd></div>'
+                    r'|<th scope="row">checkpoint [^<]*</th><td><code>[^<]*</code></td>')
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -128,8 +132,9 @@ def working(quiet_config, micro_checkpoint, tmp_path_factory):
         return dict(
             summary={name: value for name, value in summary.items() if name != 'seconds'},
             training=training_outcome(work / 'training'),
+            report=_digest(_CLOCK.sub('', (work / 'report.html').read_text())),
             files=content(work, lambda path: path.parts[0] == 'training' or path.name in (
-                *_VOLATILE, 'summary.json', 'state.json') or path.suffix == '.pth'))
+                *_VOLATILE, 'summary.json', 'state.json', 'report.html') or path.suffix == '.pth'))
 
     return Scenario('job', lambda folder: [
         '--model', micro_checkpoint, '--images', images, '--gt', masks, '--config', quiet_config, '--work-dir',
