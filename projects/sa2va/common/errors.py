@@ -45,8 +45,12 @@ class InputError(Exception):
     """Bad input from the user.
 
     The message is one line that names the file or setting, the field and the remedy. Entry points print it and exit
-    with code 2; library code never catches it to go on.
+    with code 2; library code never catches it to go on. What no encoding can write (a lone surrogate out of a user's
+    value) stands in it as an escape.
     """
+
+    def __init__(self, message: object = '') -> None:
+        super().__init__(str(message).encode('utf-8', 'backslashreplace').decode('utf-8'))
 
 
 class InputProblems(InputError):
