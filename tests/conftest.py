@@ -15,7 +15,7 @@ REPO_ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def talkative(monkeypatch):
-    """A command that a test runs in this process makes the process quiet; the next test begins as a library user does."""
+    """A command that a test runs in this process makes it quiet; the next test begins as a library user does."""
     from sa2va_dpo.common import console
 
     monkeypatch.setattr(console, '_quiet', False)
