@@ -25,7 +25,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.registry import HOOKS
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import hash_file, publish, read_json, remove, write_json, write_text, writing
+from sa2va_dpo.common.files import hash_file, publish, remove, write_json, write_text, writing
 from sa2va_dpo.common.signals import deferred
 from sa2va_dpo.models.checkpoint import check_names, read_trained_tensors
 
@@ -37,6 +37,7 @@ from .run_folder import (
     LAST_FILE,
     best_entry,
     damage,
+    read_history,
     set_aside,
 )
 
@@ -97,10 +98,8 @@ class ExactCheckpointHook(CheckpointHook):
             self.history = []
         elif _HISTORY in hub.runtime_info:
             self.history = [dict(entry) for entry in hub.get_info(_HISTORY)]
-        elif (work_dir / HISTORY_FILE).is_file():  # a checkpoint of an earlier version
-            self.history = [
-                entry for entry in read_json(work_dir / HISTORY_FILE, kind=list) if entry['iter'] <= runner.iter
-            ]
+        else:  # a checkpoint of an earlier version
+            self.history = [entry for entry in read_history(work_dir) if entry['iter'] <= runner.iter]
         barrier()
         if is_main_process():
             if runner.iter:

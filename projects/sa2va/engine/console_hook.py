@@ -1,7 +1,6 @@
 """What a training run says on the terminal: what runs on what, one bar, decisions and alarms; the log has the rest."""
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from mmengine.registry import HOOKS
 
 from sa2va_dpo.common import console
 
-from .run_folder import HISTORY_FILE
+from .run_folder import read_history
 
 # ``logger.info(text, extra=SAID)``: for the terminal of a quiet command as well.
 SAID = dict(said=True)
@@ -59,9 +58,8 @@ class ConsoleHook(Hook):
 
     def before_train(self, runner) -> None:
         if runner.iter > 0:
-            history = Path(runner.work_dir) / HISTORY_FILE
-            entries = json.loads(history.read_text(encoding='utf-8')) if history.is_file() else []
-            self.measured = {entry['iter']: entry['dice'] for entry in entries if 'dice' in entry}
+            self.measured = {entry['iter']: entry['dice'] for entry in read_history(runner.work_dir)
+                             if 'dice' in entry}
         console.say(self.head(runner))
         self.bar = console.progress(desc='training', unit='step', total=runner.max_iters, initial=runner.iter)
 

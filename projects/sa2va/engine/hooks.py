@@ -1,7 +1,6 @@
 """Hooks of a preference run: the start is validated too, checkpoints resume exactly, the best is by validation."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from mmengine.registry import HOOKS
 
 from sa2va_dpo.common.files import write_json
 
-from .run_folder import ALARM_FILE, HISTORY_FILE
+from .run_folder import ALARM_FILE, read_history
 
 
 @HOOKS.register_module()
@@ -64,16 +63,12 @@ class PreferenceAlarmHook(Hook):
         self.first_accuracy, self.start_dice = state['first_accuracy'], state['start_dice']
 
     def before_train(self, runner) -> None:
-        path = Path(runner.work_dir) / HISTORY_FILE
-        if runner.iter > 0 and path.is_file():
+        if runner.iter > 0 and (history := read_history(runner.work_dir)):
             # A resumed run is still compared with the start, not with where it was interrupted.
-            history = json.loads(path.read_text(encoding='utf-8'))
             self.start_dice = history[0].get('dice')
             if self.first_accuracy is None and len(history) > 1 and history[1]['iter'] <= runner.iter:
                 self.first_accuracy = history[1].get('pairs/accuracy')
-            alarms = path.with_name(ALARM_FILE)
-            if alarms.is_file():
-                self.alarms = [a for a in json.loads(alarms.read_text(encoding='utf-8')) if a['iter'] <= runner.iter]
+            self.alarms = [alarm for alarm in read_history(runner.work_dir, ALARM_FILE) if alarm['iter'] <= runner.iter]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if outputs and 'accuracy' in outputs:

@@ -1,9 +1,6 @@
 """Preference metrics on the validation pairs, beside the masks' metrics, of the policy and of its reference."""
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -17,7 +14,7 @@ from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.models.trainable import in_eval_mode
 
 from .console_hook import SAID
-from .hooks import HISTORY_FILE
+from .run_folder import read_history
 
 # Name here -> name in combined_loss.
 PAIR_METRICS = dict(dpo_loss='dpo_loss', accuracy='accuracy', margin='margin', chosen_rewards='chosen_rewards',
@@ -62,9 +59,8 @@ class PairValidationHook(Hook):
 
     def before_train(self, runner) -> None:
         model, train = bare_model(runner.model), runner.train_loop.dataloader.dataset
-        history = Path(runner.work_dir) / HISTORY_FILE
-        if runner.iter > 0 and history.is_file():
-            self.start = json.loads(history.read_text(encoding='utf-8'))[0]
+        if runner.iter > 0 and (history := read_history(runner.work_dir)):
+            self.start = history[0]
         if not isinstance(model, Sa2VADPOModel) or not hasattr(train, 'validation_pairs'):
             return
         self.dataset = train.validation_pairs(self.ann_file)
@@ -73,10 +69,6 @@ class PairValidationHook(Hook):
                 f'{train.data_root / self.ann_file}: no validation pairs, so pairs/* is not reported and the alarm '
                 'watches the training pairs (the generator writes them with --val_fraction above 0)', extra=SAID
             )
-
-    def reference_changed(self, runner) -> None:
-        """Another reference from here on: what is kept of the former one goes (``engine/rounds.py``)."""
-        self._reference.clear()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         if metrics is None:

@@ -34,6 +34,16 @@ class Selection:
     start: float | None
 
 
+def read_history(work_dir: str | Path, name: str = HISTORY_FILE) -> list[dict]:
+    """The validations of a run so far, oldest first (or, by ``name``, its alarms); empty where there was none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(work_dir) / name
+    return read_json(path, _AGAIN, kind=list) if path.is_file() else []
+
+
 def select(work_dir: str | Path, metric: str = 'dice') -> Selection:
     """The best checkpoint that the history of a run names, if it beats the start (larger is better).
 

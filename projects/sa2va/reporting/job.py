@@ -153,9 +153,8 @@ def _hashes(content: Mapping[str, Any], training: Training, taken: str | None, s
     found = [(text('hash_base', name=name), value) for name, value in content.get('model', {}).items()
              if name.endswith(_WEIGHTS)]
     found.append((text('hash_config'), content['config'][:_DIGITS]))
-    for name in ('images', 'gt', 'unlabelled', 'predictions', 'pairs'):
-        if name in content:
-            files = content[name]
+    for name, files in content.items():
+        if name not in ('model', 'config'):
             found.append((text('hash_files', name=name, n=len(files)), hash_json(files)[:_DIGITS]))
     if taken is not None:
         named = {entry.get('checkpoint'): entry.get('sha256') for entry in training.history}

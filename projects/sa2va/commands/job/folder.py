@@ -14,7 +14,7 @@ from sa2va_dpo.datasets.annotations import PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.run_record import annotation_hashes, folder_hashes, plain, withdraw
 
-from .settings import JobSettings
+from .settings import FOLDERS, JobSettings
 from .state import STATE_FILE, JobState
 
 RECORD, SUMMARY, TRAINING, LOG = 'job.json', 'summary.json', 'training', 'job.log'
@@ -43,7 +43,7 @@ def identity_of(settings: JobSettings) -> dict:
     """
     content: dict = dict(config=hash_json(plain(read_config(settings.config, list(settings.cfg_options)))),
                          model=folder_hashes(settings.model))
-    for name in ('images', 'gt', 'unlabelled', 'unlabelled_gt', 'predictions'):
+    for name in FOLDERS:
         folder = getattr(settings, name)
         if folder is not None:
             content[name] = folder_hashes(folder)

@@ -17,12 +17,11 @@ from sa2va_dpo.reporting.text import Text
 from .flags import build_parser
 from .folder import TRAINING
 from .images import ListedMasks
-from .settings import MINING
+from .settings import MINING, PATHS
 from .state import JobState
 
 # What the head of the page and the command say already; the last is spelled by --min_iou_gap.
-_ELSEWHERE = ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions', 'test_from',
-              'cfg_options', 'round_gap')
+_ELSEWHERE = (*PATHS, 'test_from', 'cfg_options', 'round_gap')
 
 
 def write_page(folder: Path, language: str) -> Path:
@@ -52,7 +51,7 @@ def command_line(settings: Mapping[str, Any]) -> str:
     """The command of a job with these settings (``JobSettings.identity``), with the paths that were found."""
     words = ['bash', 'train_dpo_vessel.sh', '--work-dir', 'NEW_FOLDER']
     # Where the pairs exist and hold their own test, the folders of images stay away.
-    for name in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions'):
+    for name in PATHS:
         if settings[name] is not None:
             words += [f'--{name}', str(settings[name])]
     if settings['test_from'] == 'none':

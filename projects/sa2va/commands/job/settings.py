@@ -18,6 +18,9 @@ GUIDE_IMAGES = 'data/merged_vessel_data/images'
 GUIDE_GT = 'data/merged_vessel_data/masks'
 GUIDE_PAIRS = 'data/dpo_vessel'
 
+# Flags that name something that must exist, and those of them that are folders of pictures.
+PATHS = ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions')
+FOLDERS = tuple(name for name in PATHS if name not in ('model', 'pairs', 'config'))
 # Flags that only the making of pairs reads, and what they are when they are not given.
 MINING: dict[str, Any] = dict(
     num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10, test_fraction=0.5, val_fraction=0.25
@@ -108,7 +111,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
     if bool(args.images) != bool(args.gt):
         raise InputError('--images and --gt: give both folders, or neither')
     args.model, args.config = args.model and bundled(args.model), args.config and config_path(args.config)
-    for flag in ('model', 'images', 'gt', 'pairs', 'config', 'unlabelled', 'unlabelled_gt', 'predictions'):
+    for flag in PATHS:
         value = getattr(args, flag)
         if value is not None and not Path(value).exists():
             raise InputError(
