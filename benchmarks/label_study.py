@@ -32,9 +32,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--groups', nargs='+', default=['main'])
     parser.add_argument('--only', nargs='+', help='only regimes of these names, in this order')
     parser.add_argument('--base-steps', type=int)
-    parser.add_argument(
-        '--began', type=float, help='seconds since the epoch from which --minutes counts (default: now)'
-    )
     runs.add_flags(parser)
     return parser.parse_args()
 
@@ -45,7 +42,6 @@ def main() -> None:
         from benchmarks.study.label_report import report
 
         return report(args.out)
-    began = args.began or time.time()
     from benchmarks.study.bank import Bank
     from benchmarks.study.bases import TINY, labelled_base
     from benchmarks.study.regimes import BASE_STEPS, Regime, regimes
@@ -55,7 +51,6 @@ def main() -> None:
     from sa2va_dpo.models.checkpoint import load_checkpoint
 
     device = pick_device(args.device)
-    (args.out / 'runs').mkdir(parents=True, exist_ok=True)
     if args.prepare:
         for data in args.data:
             for seed in args.seeds if data == 'demo' else [0]:
@@ -75,7 +70,7 @@ def main() -> None:
                 continue
             regime = replace(regime, steps=(args.steps or regime.steps) if regime.steps else 0, lr=args.lr or regime.lr)
             path = runs.path_of(args.out, data, k, seed, regime.name)
-            if path.exists() or time.time() - began > 60 * args.minutes:
+            if path.exists() or runs.is_late(args):
                 continue
             if bank is None:
                 policy = load_checkpoint(TINY).to(device).eval()

@@ -28,7 +28,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument('--data', nargs='+', default=list(DATA), choices=DATA)
     parser.add_argument('--only', nargs='+', help='only these arms, in this order')
     parser.add_argument('--first', type=int, default=0, help='which data set and seed this process begins with')
-    parser.add_argument('--began', type=float, help='seconds since the epoch from which --minutes counts')
     runs.add_flags(parser)
     return parser.parse_args()
 
@@ -41,7 +40,6 @@ def main() -> None:
         return report(args.out)
     from benchmarks.study.native import ARMS, Arm
 
-    (args.out / 'runs').mkdir(parents=True, exist_ok=True)
     if args.prepare:
         from benchmarks.study.bases import base_checkpoint
 
@@ -54,8 +52,8 @@ def main() -> None:
     groups = [(data, seed) for data in args.data for seed in args.seeds]
     groups = groups[args.first % len(groups):] + groups[:args.first % len(groups)]
     jobs = [(data, seed, arm) for arm in table for data, seed in groups if data in arm.data]
-    began, worker, last = args.began or time.time(), Worker(args), None
-    while jobs and time.time() - began < 60 * args.minutes:
+    worker, last = Worker(args), None
+    while jobs and not runs.is_late(args):
         # What this process has in memory goes on; else the first in the order of the table.
         jobs.sort(key=lambda job: job[:2] != last)
         data, seed, arm = jobs.pop(0)

@@ -44,7 +44,6 @@ def main() -> None:
         from benchmarks.study.report import report
 
         return report(args.out)
-    began = time.time()
     from benchmarks.study.bases import base_checkpoint
     from benchmarks.study.run import run_cell
     from benchmarks.study.splits import Split, prepare_images
@@ -52,7 +51,6 @@ def main() -> None:
     from sa2va_dpo.common.processes import pick_device
 
     device = pick_device(args.device)
-    (args.out / 'runs').mkdir(parents=True, exist_ok=True)
     if args.prepare:
         for base in args.bases:
             base_checkpoint(base, args.out, device)
@@ -77,7 +75,7 @@ def main() -> None:
             if '@' in base:
                 cell = replace(cell, score_size=int(base.split('@')[1]) // 2)
             path = runs.path_of(args.out, base, data, seed, cell.name)
-            if path.exists() or time.time() - began > 60 * args.minutes:
+            if path.exists() or runs.is_late(args):
                 continue
             if split is None:
                 split = Split(

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -23,8 +24,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device')
     parser.add_argument('--shard', default='0/1')
     parser.add_argument('--minutes', type=float, default=float('inf'), help='start no new run after this long')
+    parser.add_argument('--began', type=float, default=time.time(),
+                        help='seconds since the epoch from which --minutes counts (default: now)')
     parser.add_argument('--prepare', action='store_true', help='only make the images and the base checkpoints')
     parser.add_argument('--report', action='store_true', help='only write the report')
+
+
+def is_late(args: argparse.Namespace) -> bool:
+    """Whether no new run is started any more."""
+    return time.time() - args.began > 60 * args.minutes
 
 
 def path_of(out: Path, *names: object) -> Path:
@@ -35,6 +43,7 @@ def path_of(out: Path, *names: object) -> Path:
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
     """Keep a finished run, and say what came out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f'.{os.getpid()}')
     temporary.write_text(json.dumps(result))
     os.replace(temporary, path)

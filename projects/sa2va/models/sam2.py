@@ -36,6 +36,26 @@ def check_sam2_dims(dims: Mapping, where: str) -> None:
         raise InputError(f'{where}: image_size is {dims["image_size"]!r}, must be a positive multiple of 32')
 
 
+def prompt_encoder_fields(dims: Mapping, patch_size: int) -> dict:
+    """Arguments of the library's prompt encoder configuration, which SAM2 and SAM 3's tracker share.
+
+    Args:
+        patch_size: pixels of the image to one cell of the embedding.
+    """
+    return dict(hidden_size=dims['hidden_dim'], image_size=dims['image_size'], patch_size=patch_size,
+                mask_input_channels=dims['prompt_mask_in_chans'])
+
+
+def mask_decoder_fields(dims: Mapping) -> dict:
+    """The same of the mask decoder's."""
+    return dict(
+        hidden_size=dims['hidden_dim'], mlp_dim=dims['decoder_mlp_dim'], num_hidden_layers=dims['mask_decoder_depth'],
+        num_attention_heads=dims['decoder_num_heads'],
+        attention_downsample_rate=dims['mask_decoder_attention_downsample_rate'],
+        num_multimask_outputs=dims['num_multimask_outputs'], iou_head_depth=dims['iou_head_depth'],
+        iou_head_hidden_dim=dims['iou_head_hidden_dim'])
+
+
 def sam2_config(dims: Mapping) -> Sam2Config:
     """Complete sizes (see :func:`..grounding.complete_dims`) as a ``Sam2Config``; attention through SDPA."""
     stages = range(len(dims['stages']))
@@ -54,14 +74,7 @@ def sam2_config(dims: Mapping) -> Sam2Config:
         fpn_hidden_size=c, fpn_top_down_levels=list(dims['fpn_top_down_levels']))
     config = Sam2Config(
         vision_config=vision,
-        prompt_encoder_config=Sam2PromptEncoderConfig(hidden_size=c, image_size=size,
-                                                      patch_size=dims['backbone_stride'],
-                                                      mask_input_channels=dims['prompt_mask_in_chans']),
-        mask_decoder_config=Sam2MaskDecoderConfig(
-            hidden_size=c, mlp_dim=dims['decoder_mlp_dim'], num_hidden_layers=dims['mask_decoder_depth'],
-            num_attention_heads=dims['decoder_num_heads'],
-            attention_downsample_rate=dims['mask_decoder_attention_downsample_rate'],
-            num_multimask_outputs=dims['num_multimask_outputs'], iou_head_depth=dims['iou_head_depth'],
-            iou_head_hidden_dim=dims['iou_head_hidden_dim']))
+        prompt_encoder_config=Sam2PromptEncoderConfig(**prompt_encoder_fields(dims, dims['backbone_stride'])),
+        mask_decoder_config=Sam2MaskDecoderConfig(**mask_decoder_fields(dims)))
     config._attn_implementation = 'sdpa'
     return config

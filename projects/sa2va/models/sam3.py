@@ -16,6 +16,8 @@ from torch import nn
 
 from sa2va_dpo.common.errors import InputError
 
+from .sam2 import mask_decoder_fields, prompt_encoder_fields
+
 try:
     from transformers import Sam3TrackerConfig, Sam3TrackerModel, Sam3ViTConfig
     from transformers.models.sam3.configuration_sam3 import Sam3VisionConfig
@@ -78,14 +80,8 @@ def build_sam3(dims: Mapping) -> nn.Module:
         backbone_feature_sizes=[[int(grid * s), int(grid * s)] for s in LEVELS])
     config = Sam3TrackerConfig(
         vision_config=vision,
-        prompt_encoder_config=Sam3TrackerPromptEncoderConfig(
-            hidden_size=c, image_size=size, patch_size=patch, mask_input_channels=dims['prompt_mask_in_chans']),
-        mask_decoder_config=Sam3TrackerMaskDecoderConfig(
-            hidden_size=c, mlp_dim=dims['decoder_mlp_dim'], num_hidden_layers=dims['mask_decoder_depth'],
-            num_attention_heads=dims['decoder_num_heads'],
-            attention_downsample_rate=dims['mask_decoder_attention_downsample_rate'],
-            num_multimask_outputs=dims['num_multimask_outputs'], iou_head_depth=dims['iou_head_depth'],
-            iou_head_hidden_dim=dims['iou_head_hidden_dim']))
+        prompt_encoder_config=Sam3TrackerPromptEncoderConfig(**prompt_encoder_fields(dims, patch)),
+        mask_decoder_config=Sam3TrackerMaskDecoderConfig(**mask_decoder_fields(dims)))
     config._attn_implementation = 'sdpa'
     model = Sam3TrackerModel(config)
     model.vision_encoder.backbone.embeddings.class_position = nn.Parameter(torch.zeros(1, 1, dims['embed_dim']))
