@@ -34,6 +34,32 @@ def shared_dir() -> Path:
     return path
 
 
+def pytest_sessionfinish(session):
+    """A process of several hands its tally of faults to the one that prints."""
+    from tests.faults.harness import TALLY
+
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['faults'] = [dict(TALLY.done), dict(TALLY.bad)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    from tests.faults.harness import TALLY
+
+    done, bad = getattr(node, 'workeroutput', {}).get('faults', ({}, {}))
+    TALLY.done.update(done)
+    TALLY.bad.update(bad)
+
+
+def pytest_terminal_summary(terminalreporter):
+    from tests.faults.harness import TALLY
+
+    if TALLY.done:
+        terminalreporter.write_line('faults: ' + ', '.join(f'{n} {kind}' for kind, n in sorted(TALLY.done.items())))
+        names = ('lost', 'mixed', 'tracebacks', 'wrong messages', 'wrong exit codes')
+        terminalreporter.write_line('faults: ' + ', '.join(f'{TALLY.bad[name]} {name}' for name in names))
+
+
 def pytest_collection_modifyitems(items):
     import torch
 

@@ -19,20 +19,13 @@ from sa2va_dpo.review.pick_journal import PickJournal
 from sa2va_dpo.review.picks import read_candidates
 from tests.integration.conftest import pair_root, run_config, write_folders  # noqa: F401  (two are fixtures)
 
-from .harness import TALLY, Scenario, Zygote, content
+from .harness import Scenario, Zygote, content
 
 # What says when and where rather than what.
 _VOLATILE = ('.owner.lock', 'error.log', 'job.log', 'pairs.log', 'test.log')
 # The same of a report: its times, and the hash of a run checkpoint, in which such things stand as well.
 _CLOCK = re.compile(r'<div><dt>(?:Time|Finished)</dt><dd>[^<]*</dd></div>'
                     r'|<th scope="row">checkpoint [^<]*</th><td><code>[^<]*</code></td>')
-
-
-def pytest_terminal_summary(terminalreporter):
-    if TALLY.done:
-        terminalreporter.write_line('faults: ' + ', '.join(f'{n} {kind}' for kind, n in sorted(TALLY.done.items())))
-        names = ('lost', 'mixed', 'tracebacks', 'wrong messages', 'wrong exit codes')
-        terminalreporter.write_line('faults: ' + ', '.join(f'{TALLY.bad[name]} {name}' for name in names))
 
 
 @pytest.fixture(scope='session')
