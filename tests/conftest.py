@@ -4,11 +4,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Two cores are shared by everything a test starts; more threads only add contention.
 os.environ.setdefault('OMP_NUM_THREADS', '2')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+
+# How long an example takes says how busy the machine is; the same examples everywhere.
+hypothesis.settings.register_profile('house', deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile('house')
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,6 +2,7 @@
 each was worth."""
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from sa2va_dpo.common.console import say
 from sa2va_dpo.common.files import read_json, write_text
 from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.mask_io import list_images
+from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
 
 from .images import keep_apart
@@ -16,9 +18,28 @@ from .settings import JobSettings
 from .state import JobState, Labelled
 
 CONFIG, LIST = 'training_config.py', 'unlabelled.txt'
+# How often each image should be looked at: 200 steps of 4 on ARCADE's 48 training images, the study's own length
+# (docs/when.md). A set far larger than the config was made for does not make a job of hours out of one of minutes.
+VISITS, LONGEST = 16, 5
 # The best of the candidates in each of 8 x 8 squares: the study's choice where ground truth ranks the policy's own
 # masks.
 CELLS = 8
+
+
+def steps_wanted(settings: JobSettings, state: JobState) -> list[str]:
+    """``['max_iters=N']`` where images without masks need more steps than the config has; empty where they do not, or
+    where the length is given on the command line or in epochs."""
+    lengths = ('max_iters=', 'max_epochs=', 'train_cfg.max_iters=', 'train_cfg.max_epochs=')
+    if not state.unlabelled or any(option.startswith(lengths) for option in settings.cfg_options):
+        return []
+    cfg = read_config(settings.config, list(settings.cfg_options))
+    own = cfg.train_cfg.get('max_iters')
+    if own is None:
+        return []
+    # With a budget of clicks the others make no pairs.
+    images = len(state.training) + min(len(state.unlabelled), settings.clicks or len(state.unlabelled))
+    wanted = math.ceil(VISITS * images / (cfg.train_dataloader.batch_size * settings.gpus))
+    return [f'max_iters={min(wanted, LONGEST * own)}'] if wanted > own else []
 
 
 class PeopleWanted(Exception):

@@ -10,7 +10,7 @@ from sa2va_dpo.common.signals import Terminated, run_child
 from sa2va_dpo.engine.run_record import publish
 
 from .folder import TRAINING
-from .rounds import ask_people, config_with_rounds
+from .rounds import VISITS, ask_people, config_with_rounds, steps_wanted
 from .settings import JobSettings
 from .state import JobState
 
@@ -31,6 +31,9 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         console.detail(' '.join(['python', *command[1:]]))
         if '--resume' in command:
             console.say('training goes on from its last checkpoint (--resume)')
+        elif longer := steps_wanted(settings, state):
+            console.say(f'{longer[0]}: so that every image is looked at {VISITS} times, masks or not; --cfg-options '
+                        'max_iters=N decides otherwise')
         code = run_child(command, {**os.environ, console.PART: 'train', **_threads(settings)}, **console.streams())
         if code != WAITING:
             break
@@ -77,5 +80,6 @@ def command_of(settings: JobSettings, state: JobState) -> list[str]:
             'val_evaluator=None',
             'default_hooks.checkpoint.save_best=None',
         ]
+    options += steps_wanted(settings, state)
     options += settings.cfg_options
     return command + ['--cfg-options', *options] * bool(options)

@@ -3,7 +3,14 @@ import pytest
 from mmengine.config import Config
 
 from sa2va_dpo.commands.job.flags import build_parser
-from sa2va_dpo.commands.job.rounds import PeopleWanted, ask_people, config_with_rounds, round_settings, rounds_table
+from sa2va_dpo.commands.job.rounds import (
+    PeopleWanted,
+    ask_people,
+    config_with_rounds,
+    round_settings,
+    rounds_table,
+    steps_wanted,
+)
 from sa2va_dpo.commands.job.settings import settings_from
 from sa2va_dpo.commands.job.state import JobState, Labelled
 from sa2va_dpo.common.errors import InputError
@@ -42,6 +49,25 @@ def test_the_config_is_the_chosen_one_with_the_rounds(job):
     assert raw.rounds.to_dict() == round_settings(settings, state), 'nothing else than RoundSettings knows'
     assert cfg.rounds.min_iou_gap == 0.1 and cfg.model.preference.reduction == 'disagreement'
     assert (settings.work_dir / 'unlabelled.txt').read_text().split() == state.unlabelled
+
+
+@pytest.mark.parametrize('images, flags, steps', [
+    (18, (), []),  # 20 images, 2 of them with masks: 80 steps of 4 look at each 16 times
+    (19, (), ['max_iters=84']),
+    (46, (), ['max_iters=192']),
+    (46, ('--gpus', '2'), ['max_iters=96']),
+    (46, ('--judge', 'expert', '--clicks', '20'), ['max_iters=88']),
+    (5000, (), ['max_iters=400']),
+    (46, ('--cfg-options', 'batch_size=8'), ['max_iters=96']),
+    (46, ('--cfg-options', 'max_iters=90'), []),
+    (46, ('--cfg-options', 'train_cfg.max_iters=90'), []),
+    (46, ('--cfg-options', 'max_epochs=3'), []),
+    (46, ('--config', 'projects/sa2va/configs/sa2va_dpo_vessel.py'), []),  # counts epochs
+])
+def test_many_images_without_masks_are_worth_more_steps(job, images, flags, steps):
+    settings, state = job('--judge', 'consensus', *flags)
+    state.unlabelled = [f'{k}.png' for k in range(images)]
+    assert steps_wanted(settings, state) == steps
 
 
 def test_without_waiting_it_says_what_to_do(job):
