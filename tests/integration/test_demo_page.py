@@ -175,7 +175,8 @@ def test_chinese_from_the_environment_and_ctrl_c(repo_root, micro_checkpoint, br
 
 
 @pytest.mark.parametrize('flags, words', [
-    (('--demo', '--input', 'x'), '--demo: takes its images on the page'), ((), 'give --input and --output, or --demo'),
+    (('--demo', '--input', 'x', '--batch-size', '2'), 'writes no files: leave --input, --batch-size out'),
+    ((), 'give --input and --output, or --demo'),
     (('--input', 'x', '--output', 'y', '--compare', 'z'), '--compare: is for --demo'),
     (('--demo', '--compare', 'MODEL'), 'is the same folder as --model'),
     (('--demo', '--port', '70000'), '--port 70000')])
