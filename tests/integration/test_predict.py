@@ -225,6 +225,20 @@ def test_frames_of_a_dicom_file_are_images(predict, tmp_path):
     assert (tmp_path / 'file/masks/run_0003.png').read_bytes() == (tmp_path / 'out/masks/run_0003.png').read_bytes()
 
 
+def test_pages_of_a_tiff_file_are_images(predict, tmp_path, draw_case):
+    from PIL import Image
+
+    frames = [Image.fromarray(draw_case(index)[0]) for index in range(3)]
+    (tmp_path / 'in').mkdir()
+    frames[0].save(tmp_path / 'in/run.tif', save_all=True, append_images=frames[1:])
+    frames[1].save(tmp_path / 'second.png')
+    predict(tmp_path / 'in', tmp_path / 'out')
+    assert [(row['image'], row['mask']) for row in table(tmp_path / 'out')] == [
+        (f'run.tif/run_000{k}.png', f'masks/run_000{k}.png') for k in (1, 2, 3)]
+    predict(tmp_path / 'second.png', tmp_path / 'plain')
+    assert (tmp_path / 'out/masks/run_0002.png').read_bytes() == (tmp_path / 'plain/masks/second.png').read_bytes()
+
+
 def test_threshold_and_pattern(predict, images, tmp_path):
     predict(f'{images}/a/*', tmp_path / 'low', '--threshold', 0.2, '--probabilities')
     predict(f'{images}/a/*', tmp_path / 'high', '--threshold', '0.8', '--probabilities')
