@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sa2va_dpo.drawn import draw
-from tests.integration.browser import BROWSERS, Browser, find_browser
+from tests.integration.browser import Browser
 
 pytestmark = pytest.mark.integration
 
@@ -41,16 +41,6 @@ class Page:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    executable = find_browser()
-    if executable is None:
-        pytest.skip(f'no browser on this machine (one of {", ".join(BROWSERS)}); on Debian: apt-get install chromium')
-    found = Browser(executable, tmp_path / 'profile')
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope='module')
