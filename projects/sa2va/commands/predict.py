@@ -4,9 +4,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tqdm import tqdm
-
-from sa2va_dpo.common import signals
+from sa2va_dpo.common import console, signals
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import INPUT, InputError
 from sa2va_dpo.common.processes import world_size
@@ -80,8 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     done = predict_folder(
         args.model, args.input, args.output, base=args.base, threshold=args.threshold,
         probabilities=args.probabilities, overlays=args.overlays, batch_size=args.batch_size, device=args.device,
-        grid=grid, overwrite=args.overwrite,
-        report=lambda line: tqdm.write(line, file=sys.stderr), **more)
+        grid=grid, overwrite=args.overwrite, report=console.aside, **more)
     print(f'{args.output}: {done.masks} masks, {TABLE}; {done.seconds:.1f} s')
     if done.problems:
         print(f'error: {len(done.problems)} of {done.masks + len(done.problems)} images could not be read and are left '

@@ -6,8 +6,8 @@ from typing import Sequence
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_bytes
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, read_pairs, resolve
@@ -68,7 +68,7 @@ def _write(output: str, tested: Sequence[tuple[Path, Path]], before: Path | None
     else:
         # Nothing is kept but one number an image: a test may be large.
         gains = []
-        for image, truth in tqdm(tested, desc='comparing', unit='image', disable=len(tested) < 20):
+        for image, truth in progress(tested, desc='comparing', unit='image', disable=len(tested) < 20):
             case = _case(image, truth, *places)
             gains.append(case.dice(case.after) - (0 if case.before is None else case.dice(case.before)))
         cases = [_case(*tested[i], *places) for i in spread(gains, rows)]

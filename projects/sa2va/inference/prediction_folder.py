@@ -21,9 +21,8 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from sa2va_dpo.common import errors, ownership
+from sa2va_dpo.common import console, errors, ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_directory, hash_file, hash_json, remove, remove_leftovers, write_bytes
 from sa2va_dpo.common.journal import Journal, read_lines
@@ -202,10 +201,10 @@ class _Work:
         """Predict what is to be done, reading the next batches and writing the last ones meanwhile."""
         journal = Journal(self.folder / JOURNAL, dict(fingerprint=self.fingerprint))
         pending: deque[Future] = deque()
-        with (tqdm(total=len(self.images), initial=len(self.done), desc='predict', unit='image',
-                   disable=not progress) as bar,
+        with (console.progress(total=len(self.images), initial=len(self.done), desc='predict', unit='image',
+                               disable=not progress) as bar,
               ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(4) as writers):
-            batches = self._batches(readers, make, bar)
+            batches = self._batches(readers, make, bar.update)
 
             def finish_first() -> None:
                 entry = pending.popleft().result()
@@ -227,7 +226,8 @@ class _Work:
                 writers.shutdown(wait=True)
                 journal.close()
 
-    def _batches(self, readers: ThreadPoolExecutor, make: _BatchMaker, bar: tqdm) -> Iterator[dict]:
+    def _batches(self, readers: ThreadPoolExecutor, make: _BatchMaker,
+                 count: Callable[[], object]) -> Iterator[dict]:
         """What the model takes, batch after batch."""
         queue: deque[Future] = deque()
         rest = iter(self.todo)
@@ -243,7 +243,7 @@ class _Work:
                 for file in self.outputs.files(self.folder, image.name).values():
                     remove(file)
                 self.report(f'left out: {problem}')
-                bar.update()
+                count()
             if data is not None:
                 yield data
 
