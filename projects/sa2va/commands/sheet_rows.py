@@ -15,11 +15,10 @@ from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import MaskFolder, match_ground_truth, size_problem
 from sa2va_dpo.datasets.mask_io import image_size, list_images, read_image_rgb, read_mask
 from sa2va_dpo.datasets.names import printable
+from sa2va_dpo.evaluation.report import PREDICTIONS
 from sa2va_dpo.evaluation.sheet import Case, case_sheet, pair_sheet, spread
 
 from .job.state import STATE_FILE, JobState
-
-PREDICTIONS = 'predictions'  # of a test's folder
 
 
 def write_folder(output: str, folder: str, rows: int, names: Sequence[str] | None) -> list[str]:
