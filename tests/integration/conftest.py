@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.integration.browser import BROWSERS, Browser, find_browser
+
 PROMPT = '<image>Please segment the blood vessels.'
 
 
@@ -123,3 +125,14 @@ def draw_case():
 def make_folders():
     """``write_folders`` for tests: (root, indices) -> (images folder, ground-truth folder)."""
     return write_folders
+
+
+@pytest.fixture()
+def browser(tmp_path):
+    """A headless browser with a profile of its own; skips where there is none."""
+    executable = find_browser()
+    if executable is None:
+        pytest.skip(f'no browser on this machine (one of {", ".join(BROWSERS)}); on Debian: apt-get install chromium')
+    found = Browser(executable, tmp_path / 'profile')
+    yield found
+    found.close()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sa2va_dpo.drawn import draw
-from tests.integration.browser import BROWSERS, Browser, find_browser
+from tests.integration.browser import Browser
 
 pytestmark = pytest.mark.integration
 
@@ -41,16 +41,6 @@ class Page:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    executable = find_browser()
-    if executable is None:
-        pytest.skip(f'no browser on this machine (one of {", ".join(BROWSERS)}); on Debian: apt-get install chromium')
-    found = Browser(executable, tmp_path / 'profile')
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope='module')
@@ -175,7 +165,8 @@ def test_chinese_from_the_environment_and_ctrl_c(repo_root, micro_checkpoint, br
 
 
 @pytest.mark.parametrize('flags, words', [
-    (('--demo', '--input', 'x'), '--demo: takes its images on the page'), ((), 'give --input and --output, or --demo'),
+    (('--demo', '--input', 'x', '--batch-size', '2'), 'writes no files: leave --input, --batch-size out'),
+    ((), 'give --input and --output, or --demo'),
     (('--input', 'x', '--output', 'y', '--compare', 'z'), '--compare: is for --demo'),
     (('--demo', '--compare', 'MODEL'), 'is the same folder as --model'),
     (('--demo', '--port', '70000'), '--port 70000')])

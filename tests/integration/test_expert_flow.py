@@ -12,7 +12,7 @@ import pytest
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.evaluation.counts import mask_iou
 from sa2va_dpo.inference.predictor import Predictor
-from tests.integration.browser import BROWSERS, Browser, find_browser
+from tests.integration.browser import Browser
 
 pytestmark = pytest.mark.integration
 ROUNDS, UNLABELLED = 2, range(70, 74)
@@ -44,16 +44,6 @@ class Job:
             self._news.wait_for(lambda: len(self._addresses) > number, 400)
             assert any(self._addresses[number:number + 1]), ''.join(self.printed)[-3000:]
             return self._addresses[number]
-
-
-@pytest.fixture()
-def browser(tmp_path):
-    executable = find_browser()
-    if executable is None:
-        pytest.skip(f'no browser on this machine (one of {", ".join(BROWSERS)}); on Debian: apt-get install chromium')
-    found = Browser(executable, tmp_path / 'profile')
-    yield found
-    found.close()
 
 
 def wait_for_item(browser: Browser, index: int) -> None:

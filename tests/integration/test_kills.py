@@ -9,83 +9,24 @@ import sys
 import pytest
 
 from sa2va_dpo.engine.run_folder import select
+from tests.integration.kills import Killable
 
 pytestmark = pytest.mark.integration
 
-# A process that has imported everything forks one child a run: importing takes longer than the runs. The child kills
-# itself right before or after the N-th renaming (or validated image), which is where a kill can tear a commit.
-SERVER = '''
-import json, os, signal, sys
-from sa2va_dpo import plugins
-from sa2va_dpo.caching import prepare
-from sa2va_dpo.commands import train
-from sa2va_dpo.common import files
-from sa2va_dpo.engine import checkpointing, guard
-from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
-
-def child(at, watch, log, out, argv):
-    for stream in (1, 2):
-        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    count = 0
-    log = open(log, 'a')
-    def step(what):
-        nonlocal count
-        count += 1
-        print(count, what, file=log, flush=True)
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-    replace, process = os.replace, VesselSegMetric.process
-    def replacing(source, target, **more):
-        step(f'before {os.path.basename(target)}')
-        replace(source, target, **more)
-        step(f'after {os.path.basename(target)}')
-    def processing(self, *args, **more):
-        step('validation')
-        return process(self, *args, **more)
-    if watch == 'files':
-        os.replace = replacing
-    elif watch == 'validation':
-        VesselSegMetric.process = processing
-    from sa2va_dpo.common.errors import cli_main
-    try:
-        cli_main(train.main)(argv)
-    except SystemExit as end:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(end.code)
-
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        child(*json.loads(line))
-    print('ended', os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-'''
 METRICS = ('dice', 'iou', 'pairs/accuracy')
 
 
 @pytest.fixture(scope='module')
 def train(run_config, repo_root, tmp_path_factory):
-    server = subprocess.Popen(
-        [sys.executable, '-c', SERVER],
-        cwd=repo_root,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
-    )
-    outputs = tmp_path_factory.mktemp('outputs')
+    command = Killable('train', repo_root, tmp_path_factory.mktemp('outputs'),
+                       ('sa2va_dpo.plugins', 'sa2va_dpo.caching.prepare', 'sa2va_dpo.engine.checkpointing',
+                        'sa2va_dpo.engine.guard', 'sa2va_dpo.evaluation.vessel_metric'))
 
-    def run(work_dir, *more, at=0, watch='files', code=0, log=os.devnull):
-        out = outputs / str(len(list(outputs.iterdir())))
-        argv = [str(run_config), '--work-dir', str(work_dir), *more]
-        print(json.dumps([at, watch, str(log), str(out), argv]), file=server.stdin, flush=True)
-        # Libraries print to the server's output, too.
-        ended = next(line for line in server.stdout if line.startswith('ended '))
-        assert int(ended.split()[1]) == code, out.read_text()[-3000:]
-        return out.read_text()
+    def run(work_dir, *more, **how):
+        return command.run(run_config, '--work-dir', work_dir, *more, **how)
 
     yield run
-    server.kill()
-    server.wait()
+    command.close()
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +76,7 @@ def test_a_kill_during_a_validation_repeats_it(undisturbed, train, tmp_path):
     # Three images in batches of two: in the start's validation, in that of step 2 and in that of step 4.
     for at in (2, 4, 6):
         work_dir = tmp_path / str(at)
-        train(work_dir, at=at, watch='validation', code=-signal.SIGKILL)
+        train(work_dir, at=at, watch=['validation'], code=-signal.SIGKILL)
         train(work_dir, '--resume')
         assert outcome(work_dir) == outcome(undisturbed[0]), at
 

@@ -2,11 +2,7 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,53 +12,9 @@ import pytest
 from sa2va_dpo.datasets.mask_io import read_image_rgb, read_mask, read_probability
 from sa2va_dpo.evaluation.measures import vessel_measures
 from sa2va_dpo.inference.predictor import Predictor
+from tests.integration.kills import Killable
 
 pytestmark = pytest.mark.integration
-
-# A process that has imported everything forks one child a run. The child kills itself right before or after the N-th
-# renaming, or halfway through the N-th line of the journal: where a kill could leave something that is not whole.
-SERVER = '''
-import json, os, signal, sys
-from sa2va_dpo.commands import predict
-from sa2va_dpo.common.errors import cli_main
-from sa2va_dpo.common.journal import Journal
-from sa2va_dpo.datasets import image_files
-from sa2va_dpo.inference import prediction_folder
-
-def child(at, log, out, argv):
-    for stream in (1, 2):
-        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    count, log = 0, open(log, 'a')
-    def step(what):
-        nonlocal count
-        count += 1
-        print(count, what, file=log, flush=True)
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-    replace, append = os.replace, Journal.append
-    def replacing(source, target, **more):
-        step(f'before {os.path.basename(target)}')
-        replace(source, target, **more)
-        step(f'after {os.path.basename(target)}')
-    def appending(self, entry):
-        if count + 1 == at:
-            self._file.write(json.dumps(entry)[:20])
-            self._file.flush()
-        step('line')
-        append(self, entry)
-    os.replace, Journal.append = replacing, appending
-    try:
-        cli_main(predict.main)(argv)
-    except SystemExit as end:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(end.code or 0)
-
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        child(*json.loads(line))
-    print('ended', os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-'''
 
 
 @pytest.fixture(scope='module')
@@ -79,22 +31,15 @@ def images(tmp_path_factory, draw_case):
 
 @pytest.fixture(scope='module')
 def predict(micro_checkpoint, repo_root, tmp_path_factory):
-    server = subprocess.Popen([sys.executable, '-c', SERVER], cwd=repo_root, stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'})
-    outputs = tmp_path_factory.mktemp('outputs')
+    command = Killable('predict', repo_root, tmp_path_factory.mktemp('outputs'),
+                       ('sa2va_dpo.datasets.image_files', 'sa2va_dpo.inference.prediction_folder'))
 
-    def run(source, folder, *more, at=0, code=0, log=os.devnull):
-        out = outputs / str(len(list(outputs.iterdir())))
-        argv = ['--model', str(micro_checkpoint), '--input', str(source), '--output', str(folder), *map(str, more)]
-        print(json.dumps([at, str(log), str(out), argv]), file=server.stdin, flush=True)
-        ended = next(line for line in server.stdout if line.startswith('ended '))
-        assert int(ended.split()[1]) == code, out.read_text()[-3000:]
-        return out.read_text()
+    def run(source, folder, *more, **how):
+        return command.run('--model', micro_checkpoint, '--input', source, '--output', folder, *more,
+                           watch=('files', 'journal'), **how)
 
     yield run
-    server.kill()
-    server.wait()
+    command.close()
 
 
 ALL = ('--probabilities', '--overlays', '--batch-size', '2')
@@ -223,6 +168,20 @@ def test_frames_of_a_dicom_file_are_images(predict, tmp_path):
     assert read_mask(tmp_path / 'out/masks/run_0002.png').shape == (40, 56)
     predict(tmp_path / 'in/run.dcm', tmp_path / 'file')
     assert (tmp_path / 'file/masks/run_0003.png').read_bytes() == (tmp_path / 'out/masks/run_0003.png').read_bytes()
+
+
+def test_pages_of_a_tiff_file_are_images(predict, tmp_path, draw_case):
+    from PIL import Image
+
+    frames = [Image.fromarray(draw_case(index)[0]) for index in range(3)]
+    (tmp_path / 'in').mkdir()
+    frames[0].save(tmp_path / 'in/run.tif', save_all=True, append_images=frames[1:])
+    frames[1].save(tmp_path / 'second.png')
+    predict(tmp_path / 'in', tmp_path / 'out')
+    assert [(row['image'], row['mask']) for row in table(tmp_path / 'out')] == [
+        (f'run.tif/run_000{k}.png', f'masks/run_000{k}.png') for k in (1, 2, 3)]
+    predict(tmp_path / 'second.png', tmp_path / 'plain')
+    assert (tmp_path / 'out/masks/run_0002.png').read_bytes() == (tmp_path / 'plain/masks/second.png').read_bytes()
 
 
 def test_threshold_and_pattern(predict, images, tmp_path):

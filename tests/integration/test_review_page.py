@@ -17,7 +17,6 @@ from sa2va_dpo.datasets.annotations import PairRecord, read_pairs, write_pairs
 from sa2va_dpo.datasets.mask_io import read_mask
 from sa2va_dpo.drawn import draw
 from sa2va_dpo.review.picks import Composite, picks_to_records, read_picks
-from tests.integration.browser import BROWSERS, Browser, find_browser
 
 pytestmark = pytest.mark.integration
 PROMPT = '<image>Please segment the blood vessels.'
@@ -115,16 +114,6 @@ class Page:
         answer.read()
         connection.close()
         return answer.status, dict(answer.getheaders())
-
-
-@pytest.fixture()
-def browser(tmp_path):
-    executable = find_browser()
-    if executable is None:
-        pytest.skip(f'no browser on this machine (one of {", ".join(BROWSERS)}); on Debian: apt-get install chromium')
-    found = Browser(executable, tmp_path / 'profile')
-    yield found
-    found.close()
 
 
 @pytest.fixture()

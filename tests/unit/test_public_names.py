@@ -10,14 +10,15 @@ import sa2va_dpo
 
 
 def test_public_names_are_the_real_ones():
-    from sa2va_dpo import Predictor, Sa2VADPOModel, generate_pairs
-    from sa2va_dpo.inference import predictor
+    from sa2va_dpo import Predictor, Sa2VADPOModel, generate_pairs, predict_folder
+    from sa2va_dpo.inference import prediction_folder, predictor
     from sa2va_dpo.models import sa2va_dpo_model
     from sa2va_dpo.preferences import generate
 
     assert Predictor is predictor.Predictor
     assert Sa2VADPOModel is sa2va_dpo_model.Sa2VADPOModel
     assert generate_pairs is generate.generate_pairs
+    assert predict_folder is prediction_folder.predict_folder
     assert set(sa2va_dpo.__all__) <= set(dir(sa2va_dpo))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tqdm import tqdm
-
-from sa2va_dpo.common import signals
+from sa2va_dpo.common import console, signals
 from sa2va_dpo.common.arguments import ArgumentParser
 from sa2va_dpo.common.errors import INPUT, InputError
 from sa2va_dpo.common.processes import world_size
+
+# What only writing files reads, and its value where it is not given.
+_OF_FILES = dict(input=None, output=None, prompt=None, threshold=0.5, probabilities=False, overlays=False, batch_size=1,
+                 overwrite=False)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,17 +52,16 @@ def main(argv: list[str] | None = None) -> int:
         InputError: a setting that cannot be used, no image, or the folder is not this run's.
     """
     args = parse_args(argv)
-    if not 0 < args.threshold < 1:
-        raise InputError(f'--threshold {args.threshold:g}: must be above 0 and below 1')
-    if args.batch_size < 1:
-        raise InputError(f'--batch-size {args.batch_size}: must be at least 1')
     if world_size() > 1:
         raise InputError('torchrun: predict runs in one process: start it without a launcher, once a GPU with '
                          '--device and with images and folder of its own')
     grid = int(args.grid) if args.grid and args.grid.isdecimal() else args.grid
     if args.demo:
-        if args.input or args.output:
-            raise InputError('--demo: takes its images on the page: leave --input and --output out')
+        idle = [name for name, unset in _OF_FILES.items() if getattr(args, name) != unset]
+        if idle:
+            flags = ', '.join(f'--{name.replace("_", "-")}' for name in idle)
+            raise InputError(f'--demo: takes its images, question and threshold on the page and writes no files: leave '
+                             f'{flags} out')
         from sa2va_dpo.review.demo import serve
 
         serve([args.model] + [args.compare] * bool(args.compare), base=args.base, device=args.device, grid=grid,
@@ -70,15 +71,14 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError('predict: give --input and --output, or --demo')
     if args.compare:
         raise InputError('--compare: is for --demo; to compare folders of masks there is sa2va-dpo sheet')
-    from sa2va_dpo.inference.prediction_folder import TABLE, Outputs, predict_folder
+    from sa2va_dpo.inference.prediction_folder import TABLE, predict_folder
 
     signals.go_on('the same command goes on where it stopped')
     more = {} if args.prompt is None else dict(prompt=args.prompt)
     done = predict_folder(
-        args.model, args.input, args.output, base=args.base,
-        outputs=Outputs(args.threshold, args.probabilities, args.overlays), batch_size=args.batch_size,
-        device=args.device, grid=grid, overwrite=args.overwrite,
-        report=lambda line: tqdm.write(line, file=sys.stderr), **more)
+        args.model, args.input, args.output, base=args.base, threshold=args.threshold,
+        probabilities=args.probabilities, overlays=args.overlays, batch_size=args.batch_size, device=args.device,
+        grid=grid, overwrite=args.overwrite, report=console.aside, **more)
     print(f'{args.output}: {done.masks} masks, {TABLE}; {done.seconds:.1f} s')
     if done.problems:
         print(f'error: {len(done.problems)} of {done.masks + len(done.problems)} images could not be read and are left '

@@ -6,8 +6,8 @@ from typing import Sequence
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_bytes
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, read_pairs, resolve
@@ -15,11 +15,10 @@ from sa2va_dpo.datasets.field_of_view import find_field_of_view
 from sa2va_dpo.datasets.ground_truth import MaskFolder, match_ground_truth, size_problem
 from sa2va_dpo.datasets.mask_io import image_size, list_images, read_image_rgb, read_mask
 from sa2va_dpo.datasets.names import printable
+from sa2va_dpo.evaluation.report import PREDICTIONS
 from sa2va_dpo.evaluation.sheet import Case, case_sheet, pair_sheet, spread
 
 from .job.state import STATE_FILE, JobState
-
-PREDICTIONS = 'predictions'  # of a test's folder
 
 
 def write_folder(output: str, folder: str, rows: int, names: Sequence[str] | None) -> list[str]:
@@ -68,7 +67,7 @@ def _write(output: str, tested: Sequence[tuple[Path, Path]], before: Path | None
     else:
         # Nothing is kept but one number an image: a test may be large.
         gains = []
-        for image, truth in tqdm(tested, desc='comparing', unit='image', disable=len(tested) < 20):
+        for image, truth in progress(tested, desc='comparing', unit='image', disable=len(tested) < 20):
             case = _case(image, truth, *places)
             gains.append(case.dice(case.after) - (0 if case.before is None else case.dice(case.before)))
         cases = [_case(*tested[i], *places) for i in spread(gains, rows)]

@@ -148,6 +148,14 @@ def say(text: str = '', *, logged: bool = False) -> None:
         _log(text)
 
 
+def aside(text: str) -> None:
+    """Tell the user while the work goes on, on standard error, above the bars."""
+    if not speaks():
+        return
+    with tqdm.external_write_mode(file=err()):
+        print('\n'.join(fitted(line, err()) for line in text.split('\n')), file=err(), flush=True)
+
+
 def _log(text: str) -> None:
     """A line of the log, to which the process's own standard output goes."""
     try:

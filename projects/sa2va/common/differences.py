@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 
 def differences(was: Any, now: Any, free: Iterable[str] = ()) -> list[str]:
     """Where two identities differ, each as ``name: was X, is Y``; names are dotted, those in ``free`` left out."""
-    first, second = dict(_flat(was)), dict(_flat(json.loads(json.dumps(now, default=str))))
+    first, second = dict(flat(was)), dict(flat(json.loads(json.dumps(now, default=str))))
     free = tuple(free)
     found = []
     for name in sorted({**first, **second}):
@@ -24,10 +24,11 @@ def differences(was: Any, now: Any, free: Iterable[str] = ()) -> list[str]:
     return found
 
 
-def _flat(value: Any, name: str = '') -> Iterable[tuple[str, Any]]:
+def flat(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of everything in nested mappings; an empty mapping is a value."""
     if isinstance(value, Mapping) and value:
         for key, below in value.items():
-            yield from _flat(below, f'{name}.{key}' if name else str(key))
+            yield from flat(below, f'{name}.{key}' if name else str(key))
     else:
         yield name, value
 

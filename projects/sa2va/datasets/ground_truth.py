@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Callable, Hashable, Sequence, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.errors import InputError, InputProblems
 
 from . import containers
@@ -152,7 +152,7 @@ def size_problems(matched: Sequence[tuple[Path, Path | None]]) -> list[str]:
     """A line for each file whose header :func:`check_sizes` refuses; each file is opened once."""
     problems: dict[str, None] = {}
     sizes: dict[Path, tuple[int, int] | None] = {}
-    for image, mask in tqdm(matched, desc='headers', unit='image', disable=len(matched) < _LONG_LOOK, leave=False):
+    for image, mask in progress(matched, desc='headers', unit='image', disable=len(matched) < _LONG_LOOK):
         for path in (image, mask):
             if path is not None and path not in sizes:
                 sizes[path] = None

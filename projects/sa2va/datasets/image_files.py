@@ -37,8 +37,9 @@ def find_images(inputs: Sequence[str], without: Path | None = None) -> list[Imag
 
     Names begin below the folder, or below the part of a pattern that has no wildcard; of a file its own name is taken.
     Of folders and patterns only files in the formats of :func:`sa2va_dpo.datasets.mask_io.list_images` are taken,
-    hidden ones left out; a file that is named itself is taken as it is. Frames of DICOM and NIfTI files are images of
-    their own. A file that cannot even be listed is among the images, with its ``problem``.
+    hidden ones left out; a file that is named itself is taken as it is. Frames of DICOM and NIfTI files and pages of
+    TIFF and GIF files are images of their own. A file that cannot even be listed is among the images, with its
+    ``problem``.
 
     Args:
         without: a folder that is left out (the results of an earlier run).

@@ -3,27 +3,22 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_bytes
-from sa2va_dpo.common.limits import check_pixels, limit
 
-from . import containers
+from . import containers, pages
 from .medical import stretch
 from .names import is_utf8, printable
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm')
 # A mask whose largest level is this or less, and that has more than two, numbers classes.
 _MOST_CLASSES = 32
-# Our own limit is checked before anything is decoded; Pillow's stays as a second one for whoever opens a file without
-# us.
-warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 
 def natural_key(path: Path) -> list:
@@ -35,7 +30,8 @@ def natural_key(path: Path) -> list:
 def list_images(directory: str | os.PathLike) -> list[Path]:
     """Images of a folder (not of its sub-folders), in natural order; hidden files are left out.
 
-    The frames of DICOM and NIfTI files are images of their own (``datasets/containers.py``).
+    The frames of DICOM and NIfTI files and the pages of TIFF and GIF files are images of their own
+    (``datasets/containers.py``).
 
     Raises:
         InputError: no such folder, it holds no image, or the name of one is not UTF-8.
@@ -47,13 +43,13 @@ def list_images(directory: str | os.PathLike) -> list[Path]:
     for path in directory.iterdir():
         if path.name.startswith('.') or not path.is_file():
             continue
-        plain = path.suffix.lower() in IMAGE_SUFFIXES
-        if not (plain or containers.is_volume(path)):
+        volume = containers.is_volume(path)
+        if not (volume or path.suffix.lower() in IMAGE_SUFFIXES):
             continue
         if not is_utf8(path.name):
             raise InputError(f'{printable(path)}: the name is not UTF-8, annotations cannot name it: rename it '
                              '(convmv -f latin1 -t utf8)')
-        images += [path] if plain else containers.entries(path)
+        images += containers.entries(path) if volume else [path]
     if not images:
         raise InputError(
             f'{directory}: holds no image: the formats are {", ".join(s[1:] for s in IMAGE_SUFFIXES)}, DICOM and NIfTI'
@@ -62,60 +58,38 @@ def list_images(directory: str | os.PathLike) -> list[Path]:
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
-    """The first frame, decoded whole; raises InputError naming the file."""
-    if containers.container_of(Path(path)) is not None:
-        return _picture(containers.read(Path(path)))
-    if containers.is_volume(Path(path)) and Path(path).is_file():
-        frames = containers.entries(Path(path))
-        if len(frames) != 1:
-            raise InputError(
-                f'{path}: holds {len(frames)} frames: name one of them, such as {path}/{Path(path).stem}_0001.png, or '
-                'give the folder'
-            )
-        return _picture(containers.read(frames[0]))
-    with _opened(path) as image:
+    """The one picture of a file, decoded whole; raises InputError naming the file."""
+    path = _whole(Path(path))
+    container = containers.container_of(path)
+    if container is None:
+        return _loaded(path)
+    if containers.is_paged(container):
+        return _loaded(container, containers.index(path))
+    return _picture(containers.read(path))
+
+
+def _whole(path: Path) -> Path:
+    """The one picture of a DICOM, NIfTI or paged file; any other path as it is.
+
+    Raises:
+        InputError: there are several, of which none may be taken unasked.
+    """
+    if containers.container_of(path) is not None or not (containers.is_volume(path) and path.is_file()):
+        return path
+    frames = containers.entries(path)
+    if len(frames) != 1:
+        raise InputError(f'{printable(path)}: holds {len(frames)} pictures where one is meant: save the one that is '
+                         f'meant as a file of its own, or give the folder for all of them')
+    return frames[0]
+
+
+def _loaded(path: str | os.PathLike, page: int | None = None) -> Image.Image:
+    with pages.opened(path, page) as image:
         try:
             image.load()
             return image.copy()
-        except _UNREADABLE as error:
-            raise _unreadable(path, error) from None
-
-
-_UNREADABLE = (
-    UnidentifiedImageError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    Image.DecompressionBombError,
-    OverflowError,
-    MemoryError,
-)
-
-
-def _opened(path: str | os.PathLike) -> Image.Image:
-    """A file whose header is read and whose size is within the limit."""
-    Image.MAX_IMAGE_PIXELS = limit('image_pixels')
-    try:
-        image = Image.open(path)
-    except FileNotFoundError:
-        raise InputError(f'{printable(path)}: no such file: check the path') from None
-    except Image.DecompressionBombError:
-        raise InputError(
-            f'{printable(path)}: has more than twice the limit of {limit("image_pixels")} pixels: make it smaller, or '
-            'raise SA2VA_DPO_MAX_IMAGE_PIXELS'
-        ) from None
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
-    try:
-        check_pixels(printable(path), *image.size)
-    except InputError:
-        image.close()
-        raise
-    return image
-
-
-def _unreadable(path: str | os.PathLike, error: Exception) -> InputError:
-    return InputError(f'{printable(path)}: cannot be read as an image ({printable(error)}): is the file complete?')
+        except pages.UNREADABLE as error:
+            raise pages.unreadable(path, error) from None
 
 
 def _picture(values: np.ndarray) -> Image.Image:
@@ -133,11 +107,12 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(width, height) from the header.
 
     Raises:
-        InputError: missing, no image, or larger than the limit (``common/limits.py``).
+        InputError: missing, no image, several pages or frames, or larger than the limit (``common/limits.py``).
     """
-    if containers.container_of(Path(path)) is not None:
-        return containers.size(Path(path))
-    with _opened(path) as image:
+    path = _whole(Path(path))
+    if containers.container_of(path) is not None:
+        return containers.size(path)
+    with pages.opened(path) as image:
         return image.size
 
 
@@ -145,7 +120,7 @@ def read_image_rgb(path: str | os.PathLike) -> np.ndarray:
     """uint8 [H, W, 3]; 16-bit grey images are scaled to their own range, DICOM is windowed.
 
     Raises:
-        InputError: missing, truncated, no image, or larger than the limit.
+        InputError: missing, truncated, no image, several pages or frames, or larger than the limit.
     """
     image = _open(path)
     if image.mode.startswith(('I', 'F')):
@@ -180,7 +155,7 @@ def read_probability(path: str | os.PathLike) -> np.ndarray:
     A file whose largest level is 1 is a 0/1 mask; 16-bit files are divided by 65535, all others by 255.
 
     Raises:
-        InputError: missing, truncated, no image, or larger than the limit.
+        InputError: missing, truncated, no image, several pages or frames, or larger than the limit.
     """
     return _scaled(_grey(path))
 
@@ -189,7 +164,8 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """bool [H, W]. Of two levels of which one is 0 the other is vessel; of more, those above one half of the range.
 
     Raises:
-        InputError: missing, truncated, no image, larger than the limit, or no mask: a picture, or numbered classes.
+        InputError: missing, truncated, no image, several pages or frames, larger than the limit, or no mask: a
+            picture, or numbered classes.
     """
     grey = _grey(path)
     if grey.dtype == np.bool_:
@@ -229,7 +205,7 @@ def mask_levels(path: str | os.PathLike) -> dict[float, int]:
     """Level -> number of pixels, for a report on a mask.
 
     Raises:
-        InputError: missing, truncated, no image, or larger than the limit.
+        InputError: missing, truncated, no image, several pages or frames, or larger than the limit.
     """
     grey = _grey(path)
     levels, counts = _levels(grey.astype(np.uint8) if grey.dtype == np.bool_ else grey)

@@ -62,7 +62,7 @@ FREE = tuple(
     )
 )
 _NOT_PART = ('work_dir', 'launcher', 'resume', 'load_from')
-_DIGITS = 32  # of a hash in a record: 128 bits
+DIGITS = 32  # of a hash in a record: 128 bits
 _FILE_FIELDS = ('image', 'chosen_mask', 'rejected_mask', 'gt_mask', 'mask')
 
 
@@ -76,19 +76,19 @@ def annotation_hashes(data_root: str | os.PathLike, names: Iterable[str]) -> dic
     for name in names:
         if not (root / name).is_file():
             continue
-        found[name] = hash_file(root / name)[:_DIGITS]
+        found[name] = hash_file(root / name)[:DIGITS]
         for entry in read_json(root / name, 'correct the file or generate it again', kind=list):
             for field in _FILE_FIELDS:
                 path = entry.get(field) if isinstance(entry, dict) else None
                 # Whether a path is allowed and there is for the data set to say.
                 if isinstance(path, str) and path not in found and (root / path).is_file():
-                    found[path] = hash_file(root / path)[:_DIGITS]
+                    found[path] = hash_file(root / path)[:DIGITS]
     return found
 
 
 def folder_hashes(folder: str | os.PathLike) -> dict[str, str]:
     """Path below a folder -> hash of each of its files: a checkpoint directory, images, masks."""
-    return {name: value[:_DIGITS] for name, value in directory_hashes(folder).items()}
+    return {name: value[:DIGITS] for name, value in directory_hashes(folder).items()}
 
 
 def plain(cfg) -> dict:
@@ -115,8 +115,8 @@ def training_identity(cfg: Mapping) -> dict:
             data[place] = folder_hashes(place)
         elif Path(place).is_file():
             # A list of images: what it says, and what is at the places that it names.
-            named = {str(image): hash_file(image)[:_DIGITS] for image in unlabelled_images(place)}
-            data[place] = {'': hash_file(place)[:_DIGITS], **named}
+            named = {str(image): hash_file(image)[:DIGITS] for image in unlabelled_images(place)}
+            data[place] = {'': hash_file(place)[:DIGITS], **named}
     checkpoint = settings.get('model', {}).get('checkpoint')
     files = folder_hashes(checkpoint) if checkpoint and Path(checkpoint).is_dir() else {}
     return dict(config=settings, checkpoint=files, data=data)

@@ -17,6 +17,7 @@ from .bootstrap import bootstrap_ci
 
 METRICS_FILE = 'metrics.json'
 PER_IMAGE_FILE = 'per_image.csv'
+PREDICTIONS = 'predictions'  # folder of the masks that a test predicted
 
 
 def summarise(rows: Sequence[Mapping], *, n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> dict:

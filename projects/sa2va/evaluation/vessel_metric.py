@@ -13,7 +13,7 @@ from mmengine.registry import METRICS
 from PIL import Image
 
 from .overlay import overlay
-from .report import write_png, write_report
+from .report import PREDICTIONS, write_png, write_report
 from .scores import METRIC_NAMES, score_mask
 
 _FIELD = 'field_of_view'
@@ -120,7 +120,7 @@ class VesselSegMetric(BaseMetric):
 
 def prediction_file(out_dir: str | os.PathLike, image_id: str) -> Path:
     """Where the predicted mask of an image is written."""
-    return Path(out_dir) / 'predictions' / f'{_file_stem(image_id)}.png'
+    return Path(out_dir) / PREDICTIONS / f'{_file_stem(image_id)}.png'
 
 
 def score_sample(sample: dict, score: Callable[..., dict[str, float]] = score_mask) -> dict[str, float]:

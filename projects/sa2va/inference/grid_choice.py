@@ -13,9 +13,9 @@ from typing import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
+from sa2va_dpo.common.console import progress
 from sa2va_dpo.datasets.draws import Draw
 from sa2va_dpo.datasets.seg_dataset import VesselSegDataset, vessel_seg_collate
 from sa2va_dpo.models.checkpoint import is_released_size, read_sam2_dims
@@ -23,7 +23,7 @@ from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 from sa2va_dpo.models.tiled import moved
 
 from .input_size import dice_only
-from .scoring import images_of, predict_and_score
+from .scoring import images_of, predict_and_score, some_of
 
 STEPS, BATCH, LR, WARMUP = 60, 4, 3e-4, 10
 HELD_OUT = 0.25
@@ -92,7 +92,7 @@ def trained_dice(look: Look, fit: Dataset, held: Dataset, device: str, seed: int
     rng = np.random.default_rng([seed, 31])
     batch_size = min(BATCH, len(data)) if not large else 1
     model.train()
-    for number in tqdm(range(steps), desc=f'probe {look}', unit='step'):
+    for number in progress(range(steps), desc=f'probe {look}', unit='step'):
         picked = rng.choice(len(data), batch_size, replace=False)
         items = [data[Draw(int(index), number * BATCH + place, 0, seed)] for place, index in enumerate(picked)]
         losses = model(**moved(vessel_seg_collate(items, look.checkpoint), device), mode='loss')
@@ -101,9 +101,7 @@ def trained_dice(look: Look, fit: Dataset, held: Dataset, device: str, seed: int
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-    step = max(1, -(-len(held) // MOST_SCORED))
-    some = Subset(held, range(0, len(held), step))
-    images = images_of(some, look.checkpoint, dict(grid=look.grid))
+    images = images_of(some_of(held, MOST_SCORED), look.checkpoint, dict(grid=look.grid))
     scored = [scores['dice'] for _, scores in predict_and_score(model, images, score=dice_only)]
     return math.fsum(scored) / len(scored)
 

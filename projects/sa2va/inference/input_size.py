@@ -5,13 +5,13 @@ import math
 import tempfile
 from pathlib import Path
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from sa2va_dpo.evaluation.counts import confusion_counts, dice
 from sa2va_dpo.evaluation.scores import within
 from sa2va_dpo.models.checkpoint import copy_with_sam_size, read_sam2_dims
 
-from .scoring import images_of, load_for_inference, predict_and_score
+from .scoring import images_of, load_for_inference, predict_and_score, some_of
 
 # Times the checkpoint's own size; the bundled one (640 px) may be tried at 512, 768 and 1024 px.
 FACTORS = (0.8, 1.2, 1.6)
@@ -47,8 +47,7 @@ def measure_sizes(checkpoint: str | Path, source: Dataset, device: str) -> dict[
     Args:
         source: training images with masks; at most ``MAX_IMAGES``, evenly spread, are looked at.
     """
-    step = max(1, -(-len(source) // MAX_IMAGES))
-    some = Subset(source, range(0, len(source), step))
+    some = some_of(source, MAX_IMAGES)
     own = read_sam2_dims(checkpoint)['image_size']
     found = {own: mean_dice(checkpoint, some, device, f'input at {own} px')}
     with tempfile.TemporaryDirectory() as folder:

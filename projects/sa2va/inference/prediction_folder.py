@@ -21,9 +21,8 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from sa2va_dpo.common import errors, ownership
+from sa2va_dpo.common import console, errors, ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import hash_directory, hash_file, hash_json, remove, remove_leftovers, write_bytes
 from sa2va_dpo.common.journal import Journal, read_lines
@@ -65,6 +64,10 @@ class Outputs:
     probabilities: bool = False
     overlays: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise InputError(f'--threshold {self.threshold:g}: must be above 0 and below 1')
+
     @property
     def cut(self) -> float:
         """The threshold as a logit; exactly 0 for one half."""
@@ -74,9 +77,6 @@ class Outputs:
         """Kind -> file of an image."""
         kinds = (MASKS, *[PROBABILITIES] * self.probabilities, *[OVERLAYS] * self.overlays)
         return {kind: folder / kind / f'{name}.png' for kind in kinds}
-
-
-DEFAULT = Outputs()
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,24 @@ class Predicted:
 
 
 @ownership.releases
-def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder: str | os.PathLike, *,
-                   base: str | os.PathLike | None = None, prompt: str = DEFAULT_PROMPT, outputs: Outputs = DEFAULT,
-                   batch_size: int = 1, device: str | None = None, grid: int | str | None = None,
-                   overwrite: bool = False, progress: bool = True,
-                   report: Callable[[str], None] = lambda line: None) -> Predicted:
-    """Segment images into a folder, going on where an earlier call with the same arguments stopped.
+def predict_folder(checkpoint: str | os.PathLike, inputs: str | os.PathLike | Sequence[str | os.PathLike],
+                   folder: str | os.PathLike, *, base: str | os.PathLike | None = None, prompt: str = DEFAULT_PROMPT,
+                   threshold: float = 0.5, probabilities: bool = False, overlays: bool = False, batch_size: int = 1,
+                   device: str | None = None, grid: int | str | None = None, overwrite: bool = False,
+                   progress: bool = True, report: Callable[[str], None] = lambda line: None) -> Predicted:
+    """Segment images into a folder, going on where an earlier call with the same arguments stopped: what
+    ``sa2va-dpo predict`` does (docs/predict.md), public as ``sa2va_dpo.predict_folder``.
 
     Args:
         checkpoint: directory in the released layout, or an adapter.
-        inputs: files, folders and patterns; see :func:`sa2va_dpo.datasets.image_files.find_images`.
+        inputs: files, folders and patterns, one or several; see
+            :func:`sa2va_dpo.datasets.image_files.find_images`.
         folder: made if need be; one writer at a time (``common/ownership.py``).
         base: the checkpoint of an adapter, where it is not at the recorded path.
-        outputs: what is written; more of it may be asked for later.
-        batch_size: images per forward pass; they may differ in size.
+        prompt: the question, with or without ``<image>``.
+        threshold: probability above which a pixel is vessel, above 0 and below 1.
+        probabilities, overlays: what is written beside masks and table; may be asked for later.
+        batch_size: images per forward pass, at least 1; they may differ in size.
         device: default a GPU where there is one.
         grid: tiles along each axis or ``'auto'`` (docs/resolution.md), in place of what the checkpoint states.
         overwrite: remove another run's results first.
@@ -116,16 +120,21 @@ def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder:
         report: is told each problem as it is found, and what ``overwrite`` removed.
 
     Raises:
-        InputError: an argument that cannot be used, no image, the folder is not this run's, or the disk would not have
-            it. An image that cannot be read is no error: see ``Predicted.problems``.
+        InputError: an argument that cannot be used (named as the command's flag), no image, the folder is not this
+            run's, or the disk would not have it. An image that cannot be read is no error: see
+            ``Predicted.problems``.
     """
+    outputs = Outputs(threshold, probabilities, overlays)
+    if batch_size < 1:
+        raise InputError(f'--batch-size {batch_size}: must be at least 1')
+    inputs = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)]
     normalise_prompt(prompt, '--prompt')
     device, folder = pick_device(device), Path(folder)
     images = find_images(inputs, without=folder)
     view = view_of(checkpoint, base, grid)
     whole = base_directory(checkpoint, base)
     identity = dict(model=[hash_directory(path) for path in dict.fromkeys([Path(checkpoint), whole])],
-                    input=[str(Path(path)) for path in inputs], prompt=prompt, threshold=outputs.threshold,
+                    input=[str(Path(path)) for path in inputs], prompt=prompt, threshold=threshold,
                     view=view.to_dict(), device=device.partition(':')[0])
     with ownership.claim(folder, 'prediction', identity, OURS, overwrite, flag='--output') as claim:
         errors.log_tracebacks_to(folder)
@@ -135,7 +144,7 @@ def predict_folder(checkpoint: str | os.PathLike, inputs: Sequence[str], folder:
         if not work.todo:
             work.write_table()
             return Predicted(len(images), [], 0)
-        make = _BatchMaker(str(whole), prompt, view, logits=outputs.probabilities or outputs.threshold != 0.5)
+        make = _BatchMaker(str(whole), prompt, view, logits=probabilities or threshold != 0.5)
         model = load_for_inference(checkpoint, device, base)
         begun = time.monotonic()
         work.do(model, make, progress)
@@ -192,10 +201,10 @@ class _Work:
         """Predict what is to be done, reading the next batches and writing the last ones meanwhile."""
         journal = Journal(self.folder / JOURNAL, dict(fingerprint=self.fingerprint))
         pending: deque[Future] = deque()
-        with (tqdm(total=len(self.images), initial=len(self.done), desc='predict', unit='image',
-                   disable=not progress) as bar,
+        with (console.progress(total=len(self.images), initial=len(self.done), desc='predict', unit='image',
+                               disable=not progress) as bar,
               ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(4) as writers):
-            batches = self._batches(readers, make, bar)
+            batches = self._batches(readers, make, bar.update)
 
             def finish_first() -> None:
                 entry = pending.popleft().result()
@@ -217,7 +226,8 @@ class _Work:
                 writers.shutdown(wait=True)
                 journal.close()
 
-    def _batches(self, readers: ThreadPoolExecutor, make: _BatchMaker, bar: tqdm) -> Iterator[dict]:
+    def _batches(self, readers: ThreadPoolExecutor, make: _BatchMaker,
+                 count: Callable[[], object]) -> Iterator[dict]:
         """What the model takes, batch after batch."""
         queue: deque[Future] = deque()
         rest = iter(self.todo)
@@ -233,7 +243,7 @@ class _Work:
                 for file in self.outputs.files(self.folder, image.name).values():
                     remove(file)
                 self.report(f'left out: {problem}')
-                bar.update()
+                count()
             if data is not None:
                 yield data
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from sa2va_dpo.common.console import progress
 from sa2va_dpo.common.processes import pick_device
@@ -44,6 +44,12 @@ def load_for_inference(checkpoint: str | Path, device: str | None = None, base: 
 def images_of(source: dict | Dataset, checkpoint: str | Path, view: dict | None = None) -> VesselSegDataset:
     """A source of images with masks as the model's inputs; ``source`` and ``view`` as in ``VesselSegDataset``."""
     return VesselSegDataset(source, str(checkpoint), view=view)
+
+
+def some_of(source: Dataset, most: int) -> Subset:
+    """At most so many items of a source, evenly spread, the first among them."""
+    count = len(source)  # type: ignore[arg-type]
+    return Subset(source, range(0, count, max(1, -(-count // most))))
 
 
 @torch.no_grad()

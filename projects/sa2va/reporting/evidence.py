@@ -4,7 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sa2va_dpo.common.files import hash_file
-from sa2va_dpo.evaluation.report import PER_IMAGE_FILE, read_per_image
+from sa2va_dpo.engine.run_record import DIGITS
+from sa2va_dpo.evaluation.report import PER_IMAGE_FILE, PREDICTIONS, read_per_image
 
 from .cases import Source, cases, values
 from .comparison import METRIC, Rows, lines
@@ -12,7 +13,7 @@ from .figures import ranked, scatter
 from .page import Report
 from .text import Text
 
-PREDICTIONS = 'predictions'
+WEIGHTS = ('.safetensors', '.bin', '.pth')  # what of a checkpoint is hashed
 
 
 def add_test(report: Report, text: Text, after_dir: Path, before_dir: Path | None, start_dir: Path | None,
@@ -37,7 +38,7 @@ def add_test(report: Report, text: Text, after_dir: Path, before_dir: Path | Non
     report.groups, shown = cases(after_dir, after, before_dir, before, source if kept else None)
     report.plot = _plot(after, before, shown, text)
     report.hashes = [*report.hashes, *(
-        (f'{folder.name}: {text("hash_scores")}', hash_file(folder / PER_IMAGE_FILE)[:32])
+        (f'{folder.name}: {text("hash_scores")}', hash_file(folder / PER_IMAGE_FILE)[:DIGITS])
         for folder in (before_dir, start_dir, after_dir) if folder is not None)]
 
 

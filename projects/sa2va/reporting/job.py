@@ -8,20 +8,19 @@ from typing import Any, Mapping, Sequence
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import directory_hashes, hash_json, read_json
+from sa2va_dpo.engine.run_record import DIGITS
 
 from .cases import Source
 from .comparison import job_verdict
 from .curves import Training, check_readable, figures, taken_iteration
-from .evidence import add_test
+from .evidence import WEIGHTS, add_test
 from .page import Report
 from .pairs import read as read_pairs
 from .recipe import recipe
 from .text import Text
 
-_DIGITS = 32
 # Judge of a round -> its name where its ranking is held against the ground truth's.
 _JUDGES = dict(consensus='Consensus', committee='Committee', predictions='Committee')
-_WEIGHTS = ('.safetensors', '.bin', '.pth')
 
 
 def job_report(
@@ -151,19 +150,19 @@ def _pair_roots(training_dir: Path, training: Training, state: Mapping[str, Any]
 def _hashes(content: Mapping[str, Any], training: Training, taken: str | None, summary: Mapping[str, Any],
             text: Text) -> list[tuple[str, str]]:
     found = [(text('hash_base', name=name), value) for name, value in content.get('model', {}).items()
-             if name.endswith(_WEIGHTS)]
-    found.append((text('hash_config'), content['config'][:_DIGITS]))
+             if name.endswith(WEIGHTS)]
+    found.append((text('hash_config'), content['config'][:DIGITS]))
     for name, files in content.items():
         if name not in ('model', 'config'):
-            found.append((text('hash_files', name=name, n=len(files)), hash_json(files)[:_DIGITS]))
+            found.append((text('hash_files', name=name, n=len(files)), hash_json(files)[:DIGITS]))
     if taken is not None:
         named = {entry.get('checkpoint'): entry.get('sha256') for entry in training.history}
         if named.get(Path(taken).name):
-            found.append((text('hash_checkpoint', name=Path(taken).name), named[Path(taken).name][:_DIGITS]))
+            found.append((text('hash_checkpoint', name=Path(taken).name), named[Path(taken).name][:DIGITS]))
     exported = Path(summary['exported_hf'])
     if exported.is_dir():
-        hashes = directory_hashes(exported, lambda path: path.suffix in _WEIGHTS)
-        found += [(text('hash_exported', name=name), value[:_DIGITS]) for name, value in hashes.items()]
+        hashes = directory_hashes(exported, lambda path: path.suffix in WEIGHTS)
+        found += [(text('hash_exported', name=name), value[:DIGITS]) for name, value in hashes.items()]
     return found
 
 

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
+from sa2va_dpo.common.differences import flat
 from sa2va_dpo.engine.facts import FACTS, LOADERS, MISSING, get
 
 _NO_RECIPE = ('checkpoint', 'data_root')
@@ -51,12 +52,3 @@ def show(value: Any) -> str:
     if value is MISSING:
         return '–'
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def flat(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of everything in nested mappings."""
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
-            yield from flat(below, f'{name}.{key}' if name else str(key))
-    else:
-        yield name, value

@@ -10,20 +10,19 @@ from mmengine.registry import DATASETS
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import directory_hashes, hash_directory, hash_file, read_json, write_json
-from sa2va_dpo.engine.run_record import plain
+from sa2va_dpo.engine.run_record import DIGITS, plain
+from sa2va_dpo.evaluation.report import METRICS_FILE, PER_IMAGE_FILE
 
 from .cases import Source
 from .comparison import Verdict, test_verdict
 from .curves import Training, check_readable, figures, taken_iteration
-from .evidence import add_test
+from .evidence import WEIGHTS, add_test
 from .page import Report, write
 from .recipe import recipe
 from .text import Text
 
 RECORD_FILE = 'test.json'
 _AGAIN = 'test again'
-_DIGITS = 32
-_WEIGHTS = ('.safetensors', '.bin')
 
 
 def write_record(
@@ -58,8 +57,8 @@ def write_record(
         checkpoint=checkpoint,
         checkpoint_hash=None if checkpoint is None else _hash(Path(checkpoint)),
         base=str(base),
-        base_hashes={name: value[:_DIGITS] for name, value in
-                     directory_hashes(base, lambda path: path.suffix in _WEIGHTS).items()} if base.is_dir() else {},
+        base_hashes={name: value[:DIGITS] for name, value in
+                     directory_hashes(base, lambda path: path.suffix in WEIGHTS).items()} if base.is_dir() else {},
         source=dict(source),
         options=list(options),
         command=list(command),
@@ -71,7 +70,7 @@ def write_record(
 
 
 def _hash(path: Path) -> str:
-    return (hash_directory(path) if path.is_dir() else hash_file(path))[:_DIGITS]
+    return (hash_directory(path) if path.is_dir() else hash_file(path))[:DIGITS]
 
 
 def write_page(folder: Path, language: str) -> Path:
@@ -82,7 +81,7 @@ def write_page(folder: Path, language: str) -> Path:
     """
     text = Text(language)
     record = read_json(folder / RECORD_FILE, _AGAIN, kind=dict)
-    metrics = read_json(folder / 'metrics.json', _AGAIN, kind=dict)
+    metrics = read_json(folder / METRICS_FILE, _AGAIN, kind=dict)
     report = Report('test', folder.resolve().name, verdict=Verdict('tested', 'plain'))
     before = None if record['before'] is None else Path(record['before'])
     if before is None:
@@ -107,8 +106,8 @@ def write_page(folder: Path, language: str) -> Path:
 
 def check_before(folder: Path) -> None:
     """Raises InputError where a folder holds no test that another can be held against."""
-    if not (folder / 'per_image.csv').is_file():
-        raise InputError(f'--before {folder}: holds no per_image.csv: give the --work-dir of an earlier test of the '
+    if not (folder / PER_IMAGE_FILE).is_file():
+        raise InputError(f'--before {folder}: holds no {PER_IMAGE_FILE}: give the --work-dir of an earlier test of the '
                          'same images')
 
 
@@ -131,7 +130,7 @@ def _facts(folder: Path, record: Mapping[str, Any], metrics: Mapping[str, Any], 
         facts.append(('fact_field', text('field_value', n=metrics['fields_of_view'], all=metrics['n_images'])))
     if record['before'] is not None:
         facts.append(('fact_compared', record['before']))
-    finished = time.strftime('%Y-%m-%d %H:%M', time.localtime((folder / 'metrics.json').stat().st_mtime))
+    finished = time.strftime('%Y-%m-%d %H:%M', time.localtime((folder / METRICS_FILE).stat().st_mtime))
     return [*facts, ('fact_finished', finished)]
 
 

@@ -143,6 +143,16 @@ def test_a_nested_bar_goes_and_the_outer_one_stays():
     assert any(line.startswith('inner') for line in lines) and lines[-1].startswith('outer 2/2')
 
 
+def test_an_aside_stands_above_the_bar_on_standard_error():
+    body = ("bar = console.progress(total=2, desc='x', unit='y'); bar.update(); console.aside('left out: a.png'); "
+            'bar.update(); bar.close()')
+    lines = lines_of(on_terminal(script(body)))
+    assert 'left out: a.png' in lines and lines[-1].startswith('x 2/2')
+    done = run(body)
+    assert done.stdout == '' and done.stderr.splitlines()[0] == 'left out: a.png'
+    assert run("console.aside('x')", RANK='1').stderr == ''
+
+
 def test_a_stage_of_a_job_leaves_the_next_step_to_the_job(capsys, monkeypatch):
     console.next_step('x')
     monkeypatch.setenv(console.PART, 'train')

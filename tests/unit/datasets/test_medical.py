@@ -125,7 +125,7 @@ def test_frames_match_masks_by_number(tmp_path):
     assert missing == [path / 'run_0001.png', path / 'run_0003.png']
     item = FolderMasks(str(tmp_path / 'images'), str(tmp_path / 'masks'))[0]
     assert item['image_id'] == 'run_0002' and item['mask'].sum() == 6
-    with pytest.raises(InputError, match='holds 3 frames'):
+    with pytest.raises(InputError, match='holds 3 pictures where one is meant'):
         read_image_rgb(path)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sa2va_dpo import plugins  # noqa: F401
 from sa2va_dpo.datasets.seg_dataset import FolderMasks
-from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference, predict_and_score
+from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference, predict_and_score, some_of
 
 TRUE = np.zeros((4, 6), bool)
 TRUE[1:3] = True  # 12 pixels
@@ -45,6 +45,13 @@ def test_every_image_is_scored_once_in_order(batch_size, batches):
         [pytest.approx(2 / 3), 1, .5], [1, 1, 1], [pytest.approx(.8), pytest.approx(2 / 3), 1]]
     assert found[0][1] == 0
     assert [count for count, *_ in model.seen] == batches
+
+
+@pytest.mark.parametrize('count, most, kept', [
+    (3, 8, [0, 1, 2]), (16, 8, list(range(0, 16, 2))), (17, 8, list(range(0, 17, 3))), (5, 1, [0])])
+def test_some_are_evenly_spread_and_never_more(count, most, kept):
+    some = some_of(list(range(count)), most)
+    assert list(some) == kept and len(some) <= most
 
 
 def test_the_model_is_in_eval_mode_without_gradients_and_then_as_it_was():

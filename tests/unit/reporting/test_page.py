@@ -14,21 +14,14 @@ from sa2va_dpo.reporting.cases import choose
 from sa2va_dpo.reporting.comparison import Verdict
 from sa2va_dpo.reporting.page import Report, render
 from sa2va_dpo.reporting.text import ASSETS, Text
+from tests.unit.texts import assert_languages_agree
 
 TABLE = json.loads((ASSETS / 'text.json').read_text(encoding='utf-8'))
 
 
-def places(text):
-    return sorted(re.findall(r'\{(\w+)\}', text))
-
-
 def test_both_languages_say_the_same_things():
-    english, chinese = TABLE['en'], TABLE['zh']
-    assert list(TABLE) == ['en', 'zh'] and set(english) == set(chinese)
-    assert not [key for key, text in english.items() if places(text) != places(chinese[key])]
-    alike = {key for key, text in chinese.items() if text == english[key]}
-    assert alike <= {'metric_dice', 'metric_iou', 'metric_cldice', 'line_dice', 'line_cldice', 'line_dpo_loss',
-                     'case_score'}
+    assert_languages_agree(TABLE, alike=('metric_dice', 'metric_iou', 'metric_cldice', 'line_dice', 'line_cldice',
+                                         'line_dpo_loss', 'case_score'))
 
 
 def test_no_word_is_missing_or_idle():
