@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import directory_hashes, hash_json, read_json
+from sa2va_dpo.engine.recipe import recipe
 
 from .cases import Source
 from .comparison import job_verdict
@@ -15,7 +16,6 @@ from .curves import Training, check_readable, figures, taken_iteration
 from .evidence import add_test
 from .page import Report
 from .pairs import read as read_pairs
-from .recipe import recipe
 from .text import Text
 
 _DIGITS = 32

@@ -8,10 +8,10 @@ from typing import Any, Mapping
 from sa2va_dpo.common.bundled import config_path
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.engine.config import read_config
+from sa2va_dpo.engine.recipe import differing, show
 from sa2va_dpo.engine.run_record import plain
 from sa2va_dpo.reporting.job import job_report, read_folder
 from sa2va_dpo.reporting.page import write
-from sa2va_dpo.reporting.recipe import differing, show
 from sa2va_dpo.reporting.text import Text
 
 from .flags import build_parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from typing import Any, Iterator, Mapping
 
-from sa2va_dpo.engine.facts import FACTS, LOADERS, MISSING, get
+from .facts import FACTS, LOADERS, MISSING, get
 
 _NO_RECIPE = ('checkpoint', 'data_root')
 # Where data and caches lie, and what only says how a run looks while it goes.
