@@ -97,17 +97,21 @@ def _facts(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any], 
     if summary['pairs']:
         facts.append(('fact_pairs', text('pairs_value', pairs=summary['pairs'], images=summary['train_images'])))
     own, kept = summary['sam_size'].get('own'), summary.get('exported_sam_size')
-    facts.append(('fact_size', text('size_value', size=own) if kept in (None, own) else
-                  text('size_changed', own=own, size=kept)))
+    if own is not None:
+        facts.append(('fact_size', text('size_value', size=own) if kept in (None, own) else
+                      text('size_changed', own=own, size=kept)))
     checkpoint, dice = summary['best_checkpoint'], summary['validation_dice']
     name = text('start_itself') if checkpoint is None else Path(checkpoint).name
     facts.append(('fact_taken', name if checkpoint is None or dice is not None else text('last_checkpoint', name=name)))
     if dice is not None:
         facts.append(('fact_validation', f'{dice["start"]:.4f} / {dice["best"]:.4f}'))
-    minutes, seconds = divmod(round(summary['seconds']), 60)
+    time_taken = []
+    if summary['seconds'] is not None:
+        minutes, seconds = divmod(round(summary['seconds']), 60)
+        time_taken = [('fact_time', text('time_value', minutes=minutes, seconds=seconds))]
     finished = time.strftime('%Y-%m-%d %H:%M', time.localtime((folder / 'summary.json').stat().st_mtime))
-    return [*facts, ('fact_seed', summary['seed']), ('fact_time', text('time_value', minutes=minutes, seconds=seconds)),
-            ('fact_finished', finished), ('fact_exported', summary['exported_hf'])]
+    return [*facts, ('fact_seed', summary['seed']), *time_taken, ('fact_finished', finished),
+            ('fact_exported', summary['exported_hf'])]
 
 
 def round_line(record: Mapping[str, Any], text: Text) -> dict[str, Any]:
@@ -152,7 +156,8 @@ def _hashes(content: Mapping[str, Any], training: Training, taken: str | None, s
             text: Text) -> list[tuple[str, str]]:
     found = [(text('hash_base', name=name), value) for name, value in content.get('model', {}).items()
              if name.endswith(_WEIGHTS)]
-    found.append((text('hash_config'), content['config'][:_DIGITS]))
+    if 'config' in content:
+        found.append((text('hash_config'), content['config'][:_DIGITS]))
     for name in ('images', 'gt', 'unlabelled', 'predictions', 'pairs'):
         if name in content:
             files = content[name]
@@ -162,7 +167,7 @@ def _hashes(content: Mapping[str, Any], training: Training, taken: str | None, s
         if named.get(Path(taken).name):
             found.append((text('hash_checkpoint', name=Path(taken).name), named[Path(taken).name][:_DIGITS]))
     exported = Path(summary['exported_hf'])
-    if exported.is_dir():
+    if summary['exported_hf'] and exported.is_dir():
         hashes = directory_hashes(exported, lambda path: path.suffix in _WEIGHTS)
         found += [(text('hash_exported', name=name), value[:_DIGITS]) for name, value in hashes.items()]
     return found
