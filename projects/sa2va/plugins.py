@@ -6,6 +6,7 @@ from sa2va_dpo.drawn import dataset as drawn_dataset  # noqa: F401
 from sa2va_dpo.engine import (  # noqa: F401
     checkpointing,
     hooks,
+    hparams,
     log_processor,
     loops,
     optim,
@@ -13,6 +14,8 @@ from sa2va_dpo.engine import (  # noqa: F401
     rounds,
     runner,
     sampling,
+    trackers,
+    validation_images,
 )
 from sa2va_dpo.engine.xtuner import xtuner_builder
 from sa2va_dpo.evaluation import vessel_metric  # noqa: F401

@@ -70,7 +70,7 @@ def test_exported_model_answers_as_the_trained_one(run_dir, run_config, micro_ch
 
     output = tmp_path / 'exported'
     assert export_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), str(output)]) == 0
-    assert {path.name for path in output.iterdir()} == {path.name for path in micro_checkpoint.iterdir()}
+    assert {path.name for path in output.iterdir()} == {'MODEL_CARD.md', *(p.name for p in micro_checkpoint.iterdir())}
     cfg = read_config(str(run_config), [])
     trained = Sa2VASegModel(str(micro_checkpoint), cfg.model.trainable)
     load_trained_tensors(trained, run_dir / 'iter_2.pth')
@@ -87,7 +87,34 @@ def test_exported_model_answers_as_the_trained_one(run_dir, run_config, micro_ch
 
 def test_adapter_export(run_dir, tmp_path):
     export_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), str(tmp_path / 'adapter'), '--adapter'])
-    assert list((tmp_path / 'adapter').iterdir())
+    assert 'An adapter for its base' in (tmp_path / 'adapter/MODEL_CARD.md').read_text()
+    # Merged later: the bytes of the direct merged export, but for what it says about itself.
+    export_main([str(tmp_path / 'adapter'), str(tmp_path / 'merged')])
+    export_main([str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth'), str(tmp_path / 'direct')])
+    merged, direct = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+                      for name in ('merged', 'direct'))
+    assert merged.pop('ADAPTER_MODEL_CARD.md') == (tmp_path / 'adapter/MODEL_CARD.md').read_bytes()
+    assert b'The adapter `adapter` merged into its base.' in merged.pop('MODEL_CARD.md')
+    direct.pop('MODEL_CARD.md')
+    assert merged == direct
+
+
+def test_the_card_of_an_export_has_the_figures_of_its_test(cli, run_dir, draw_case, tmp_path):
+    from sa2va_dpo.inference.predictor import Predictor
+
+    config, checkpoint = str(run_dir / 'config.py'), str(run_dir / 'iter_2.pth')
+    score_main([config, '--work-dir', str(tmp_path / 'before'), '--no-overlays'])
+    score_main([config, checkpoint, '--work-dir', str(tmp_path / 'after'), '--before', str(tmp_path / 'before'),
+                '--no-overlays'])
+    export_main([config, checkpoint, str(tmp_path / 'out'), '--test', str(tmp_path / 'after')])
+    card = (tmp_path / 'out/MODEL_CARD.md').read_text(encoding='utf-8')
+    tested = json.loads((tmp_path / 'after/metrics.json').read_text())['metrics']['dice']
+    assert f'{tested["mean"]:.4f} ({tested["ci_low"]:.4f} to {tested["ci_high"]:.4f})' in card
+    assert '| metric | before | after | change | p |' in card and '12 preference pairs of 6 images' in card
+    assert str(run_dir.parent) not in card and str(tmp_path) not in card and 'case_0' not in card
+    assert len(Predictor.from_pretrained(tmp_path / 'out').predict(draw_case(1)[0], 'Vessels?').masks) == 1
+    wrong = cli('tools/export_hf.py', config, checkpoint, tmp_path / 'no', '--test', tmp_path / 'before', code=2)
+    assert 'tested another checkpoint' in wrong.stderr and not (tmp_path / 'no').exists()
 
 
 def test_a_checkpoint_of_another_config_is_refused(cli, run_dir, run_config, tmp_path):

@@ -14,7 +14,7 @@ EXTRAS = dict(
     medical=('pydicom', 'nibabel'),
     quantised=('bitsandbytes',),
     demo=('gradio', 'starlette', 'uvicorn'),
-    trackers=('wandb', 'mlflow'),
+    trackers=('wandb', 'mlflow', 'swanlab'),
 )
 
 

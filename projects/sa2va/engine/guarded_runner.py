@@ -48,6 +48,12 @@ class GuardedRunner(FlexibleRunner):
             return _guarded(_OF_RUNNER[name], value)
         return value
 
+    def register_default_hooks(self, hooks=None) -> None:
+        """None switches a hook off, whoever's it is; mmengine takes it for its own only."""
+        mine = ('validation_images', 'hparams')
+        super().register_default_hooks({name: hook for name, hook in (hooks or {}).items()
+                                        if hook is not None or name not in mine})
+
     def build_strategy(self, *args, **kwargs):
         strategy = super().build_strategy(*args, **kwargs)
         quieten(strategy.logger)

@@ -10,8 +10,9 @@ from sa2va_dpo.datasets.precheck import check_root
 from sa2va_dpo.datasets.seg_dataset import preprocessor_of
 
 from .settings import TOP_LEVEL, known_names
+from .validation_images import check_counts
 
-_FREE = ('strategy', 'env_cfg', 'visualizer', 'custom_imports', 'model')  # read by rules of their own
+_FREE = ('strategy', 'env_cfg', 'visualizer', 'custom_imports', 'model', 'trackers')  # read by rules of their own
 
 
 def precheck(cfg: Mapping) -> None:
@@ -21,6 +22,10 @@ def precheck(cfg: Mapping) -> None:
         InputProblems: all that is wrong, each in a line.
     """
     problems = list(unread_settings(cfg))
+    try:
+        check_counts((cfg.get('default_hooks') or {}).get('validation_images') or {})
+    except ValueError as error:
+        problems.append(f'default_hooks.validation_images.{error}')
     roots: dict[str, tuple[set[str], set[str]]] = {}
     for name in ('train_dataloader', 'val_dataloader'):
         for node in nodes(cfg.get(name)):

@@ -20,6 +20,7 @@ from .precheck import precheck
 from .rounds import install_rounds
 from .run_record import claim_training
 from .strategy import fit_to_machine
+from .trackers import check_trackers, install_trackers
 
 
 @RUNNERS.register_module()
@@ -43,6 +44,7 @@ class Sa2VARunner(GuardedRunner):
         cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(dict(cfg)))
         missing = derive(cfg)
         if rank() == 0:
+            check_trackers(cfg)
             precheck(cfg)
         work_dir = cfg.setdefault('work_dir', f'work_dirs/{Path(cfg.filename or "run").stem}')
         for line in claim_training(cfg, overwrite):
@@ -52,6 +54,7 @@ class Sa2VARunner(GuardedRunner):
             save(cfg, Path(work_dir) / 'config.py')
         with setting('config'):
             machine, rounds = fit_to_machine(cfg), install_rounds(cfg)
+            install_trackers(cfg)
         caches = prepare(cfg)
         runner = super().from_cfg(cfg)
         for line in missing:

@@ -43,17 +43,19 @@ _OF_RUNNER = (
     'default_scope',
     'randomness',
 )
-TOP_LEVEL = (*_OF_RUNNER, 'runner_type', 'custom_imports', 'cache', 'rounds', 'deepspeed_on_cpu')
+TOP_LEVEL = (*_OF_RUNNER, 'runner_type', 'custom_imports', 'cache', 'rounds', 'deepspeed_on_cpu', 'trackers')
 
 _LORA = ('mode', 'r', 'alpha', 'dropout', 'targets', 'lr_mult')
 # Dicts without a type, by their path.
 _FIXED: dict[tuple, tuple[str, ...]] = {
     ('randomness',): ('seed', 'diff_rank_seed', 'deterministic'),
     ('env_cfg',): ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
-    ('default_hooks',): ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'),
+    ('default_hooks',): ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
+                         'validation_images', 'hparams'),
     ('optim_wrapper', 'clip_grad'): ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'clip_value'),
     ('auto_scale_lr',): ('enable', 'base_batch_size'),
     ('custom_imports',): ('imports', 'allow_failed_imports'),
+    ('trackers',): ('wandb', 'mlflow', 'swanlab'),
     ('rounds', 'guard'): ('metric', 'patience', 'tolerance'),
     ('view',): tuple(field.name for field in fields(ViewGeometry)),
 }

@@ -17,6 +17,8 @@ BLUE, ORANGE, GREY = (0, 190, 255), (255, 140, 0), (225, 225, 225)
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = GREY, ORANGE, BLUE
 LEGEND = (('TP found', TRUE_POSITIVE), ('FP extra', FALSE_POSITIVE), ('FN missed', FALSE_NEGATIVE))
 FOUND = BLUE
+# Of what stayed as it was, beside what changed.
+FAINT = (120, 120, 120)
 
 _SMALLEST_SIDE = 320
 Colour = tuple[int, int, int]
@@ -42,7 +44,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, target: np.ndarray, *, caption:
     Raises:
         ValueError: not an 8-bit image, or not bool masks of one shape.
     """
-    return _with_legend(fitted(difference(image, pred, target), max_side), LEGEND, caption)
+    return with_legend(fitted(difference(image, pred, target), max_side), LEGEND, caption)
 
 
 def prediction_overlay(image: np.ndarray, pred: np.ndarray, *, caption: str = '', max_side: int = 1600) -> np.ndarray:
@@ -51,7 +53,7 @@ def prediction_overlay(image: np.ndarray, pred: np.ndarray, *, caption: str = ''
     Arguments, result and errors as those of :func:`overlay`. The image shows through, so that one can judge the mask.
     """
     picture = painted(image, ((pred, FOUND),), gain=0.85, opacity=0.6)
-    return _with_legend(fitted(picture, max_side), (('vessel', FOUND),), caption)
+    return with_legend(fitted(picture, max_side), (('vessel', FOUND),), caption)
 
 
 def difference(image: np.ndarray, pred: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -106,7 +108,8 @@ def fitted(picture: np.ndarray, max_side: int) -> np.ndarray:
     return picture
 
 
-def _with_legend(picture: np.ndarray, legend: Sequence[tuple[str, Colour]], caption: str) -> np.ndarray:
+def with_legend(picture: np.ndarray, legend: Sequence[tuple[str, Colour]], caption: str = '') -> np.ndarray:
+    """A picture (uint8 [H, W, 3]) with a black strip below it that names colours, ``caption`` at its right end."""
     return np.concatenate([picture, _legend(picture.shape[1], legend, caption)])
 
 

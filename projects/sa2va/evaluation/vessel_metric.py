@@ -115,12 +115,12 @@ class VesselSegMetric(BaseMetric):
                 image = np.array(file.convert('RGB'))
         picture = overlay(image, pred, target, caption=f"Dice {scores['dice']:.3f}  clDice {scores['cldice']:.3f}")
         assert self.out_dir is not None  # __init__ refuses overlays without it
-        write_png(self.out_dir / 'overlays' / f'{_file_stem(image_id)}.png', picture)
+        write_png(self.out_dir / 'overlays' / f'{file_stem(image_id)}.png', picture)
 
 
 def prediction_file(out_dir: str | os.PathLike, image_id: str) -> Path:
     """Where the predicted mask of an image is written."""
-    return Path(out_dir) / PREDICTIONS / f'{_file_stem(image_id)}.png'
+    return Path(out_dir) / PREDICTIONS / f'{file_stem(image_id)}.png'
 
 
 def score_sample(sample: dict, score: Callable[..., dict[str, float]] = score_mask) -> dict[str, float]:
@@ -149,8 +149,9 @@ def _as_mask(sample: dict, key: str) -> np.ndarray:
     return mask.numpy(force=True) if hasattr(mask, 'detach') else np.asarray(mask)
 
 
-def _file_stem(image_id: str) -> str:
-    """A file name for an image id, which may hold separators; ids that had to change keep apart by a short hash."""
+def file_stem(image_id: str) -> str:
+    """A file name, without its ending, for an image id, which may hold separators; ids that had to change keep apart by
+    a short hash."""
     stem = re.sub(r'[/\\\x00-\x1f:*?"<>|]', '_', image_id).lstrip('.') or '_'
     stem = stem.encode()[:200].decode(errors='ignore')  # file systems count bytes, 255 at most
     if stem != image_id:

@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import directory_hashes, hash_json, read_json
+from sa2va_dpo.engine.recipe import recipe
 from sa2va_dpo.engine.run_record import DIGITS
 
 from .cases import Source
@@ -16,7 +17,6 @@ from .curves import Training, check_readable, figures, taken_iteration
 from .evidence import WEIGHTS, add_test
 from .page import Report
 from .pairs import read as read_pairs
-from .recipe import recipe
 from .text import Text
 
 # Judge of a round -> its name where its ranking is held against the ground truth's.
@@ -96,17 +96,21 @@ def _facts(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Any], 
     if summary['pairs']:
         facts.append(('fact_pairs', text('pairs_value', pairs=summary['pairs'], images=summary['train_images'])))
     own, kept = summary['sam_size'].get('own'), summary.get('exported_sam_size')
-    facts.append(('fact_size', text('size_value', size=own) if kept in (None, own) else
-                  text('size_changed', own=own, size=kept)))
+    if own is not None:
+        facts.append(('fact_size', text('size_value', size=own) if kept in (None, own) else
+                      text('size_changed', own=own, size=kept)))
     checkpoint, dice = summary['best_checkpoint'], summary['validation_dice']
     name = text('start_itself') if checkpoint is None else Path(checkpoint).name
     facts.append(('fact_taken', name if checkpoint is None or dice is not None else text('last_checkpoint', name=name)))
     if dice is not None:
         facts.append(('fact_validation', f'{dice["start"]:.4f} / {dice["best"]:.4f}'))
-    minutes, seconds = divmod(round(summary['seconds']), 60)
+    time_taken = []
+    if summary['seconds'] is not None:
+        minutes, seconds = divmod(round(summary['seconds']), 60)
+        time_taken = [('fact_time', text('time_value', minutes=minutes, seconds=seconds))]
     finished = time.strftime('%Y-%m-%d %H:%M', time.localtime((folder / 'summary.json').stat().st_mtime))
-    return [*facts, ('fact_seed', summary['seed']), ('fact_time', text('time_value', minutes=minutes, seconds=seconds)),
-            ('fact_finished', finished), ('fact_exported', summary['exported_hf'])]
+    return [*facts, ('fact_seed', summary['seed']), *time_taken, ('fact_finished', finished),
+            ('fact_exported', summary['exported_hf'])]
 
 
 def round_line(record: Mapping[str, Any], text: Text) -> dict[str, Any]:
@@ -151,7 +155,8 @@ def _hashes(content: Mapping[str, Any], training: Training, taken: str | None, s
             text: Text) -> list[tuple[str, str]]:
     found = [(text('hash_base', name=name), value) for name, value in content.get('model', {}).items()
              if name.endswith(WEIGHTS)]
-    found.append((text('hash_config'), content['config'][:DIGITS]))
+    if 'config' in content:
+        found.append((text('hash_config'), content['config'][:DIGITS]))
     for name, files in content.items():
         if name not in ('model', 'config'):
             found.append((text('hash_files', name=name, n=len(files)), hash_json(files)[:DIGITS]))
@@ -160,7 +165,7 @@ def _hashes(content: Mapping[str, Any], training: Training, taken: str | None, s
         if named.get(Path(taken).name):
             found.append((text('hash_checkpoint', name=Path(taken).name), named[Path(taken).name][:DIGITS]))
     exported = Path(summary['exported_hf'])
-    if exported.is_dir():
+    if summary['exported_hf'] and exported.is_dir():
         hashes = directory_hashes(exported, lambda path: path.suffix in WEIGHTS)
         found += [(text('hash_exported', name=name), value[:DIGITS]) for name, value in hashes.items()]
     return found

@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import directory_hashes, hash_directory, hash_file, read_json, write_json
+from sa2va_dpo.engine.recipe import recipe
 from sa2va_dpo.engine.run_record import DIGITS, plain
 from sa2va_dpo.evaluation.report import METRICS_FILE, PER_IMAGE_FILE
 
@@ -18,7 +19,6 @@ from .comparison import Verdict, test_verdict
 from .curves import Training, check_readable, figures, taken_iteration
 from .evidence import WEIGHTS, add_test
 from .page import Report, write
-from .recipe import recipe
 from .text import Text
 
 RECORD_FILE = 'test.json'
@@ -55,7 +55,7 @@ def write_record(
     write_json(folder / RECORD_FILE, dict(
         config=config,
         checkpoint=checkpoint,
-        checkpoint_hash=None if checkpoint is None else _hash(Path(checkpoint)),
+        checkpoint_hash=None if checkpoint is None else checkpoint_hash(Path(checkpoint)),
         base=str(base),
         base_hashes={name: value[:DIGITS] for name, value in
                      directory_hashes(base, lambda path: path.suffix in WEIGHTS).items()} if base.is_dir() else {},
@@ -69,7 +69,8 @@ def write_record(
     ))
 
 
-def _hash(path: Path) -> str:
+def checkpoint_hash(path: Path) -> str:
+    """Of a run checkpoint, a file or DeepSpeed's directory; as ``test.json`` holds it."""
     return (hash_directory(path) if path.is_dir() else hash_file(path))[:DIGITS]
 
 

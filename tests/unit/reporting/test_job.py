@@ -180,3 +180,35 @@ def test_names_of_files_are_hostile(job_folder, results, language):
     page = page_of(job, language)
     assert page.count('<script') == 1 and '<img src=x' not in page and 'onerror=alert(2)&gt;' in page
     assert '{{ 7*7 }}' in page
+
+
+@pytest.mark.parametrize('language, words', [('en', 'An earlier version of this program'), ('zh', '较早的版本')])
+def test_a_job_of_an_earlier_version_is_shown_with_what_is_not_known(job_folder, language, words):
+    job = job_folder()
+    for name in ('sam_size', 'exported_sam_size', 'seconds', 'train_images'):
+        del job.summary[name]
+    for name in ('view', 'unlabelled', 'test_prompt', 'sam_size'):
+        del job.state[name]
+    for name in ('grid', 'unlabelled', 'cfg_options', 'members', 'clicks', 'seed'):
+        del job.identity['settings'][name]
+    job.identity['settings']['a_flag_of_old'] = 7
+    del job.identity['content']['config']
+    page = page_of(job, language)
+    assert words in page and 'exported_sam_size' in page and 'clicks' in page and 'a_flag_of_old' not in page
+    assert sections(page) == ['figures', 'images', 'training', 'pairs', 'repeat'] and 'best_dice_iter_20.pth' in page
+
+
+def test_every_single_missing_key_is_survived_or_said(job_folder):
+    job = job_folder()
+    for which in ('summary', 'state', 'identity'):
+        content = getattr(job, which) if which != 'identity' else job.identity['settings']
+        for name in list(content):
+            value = content.pop(name)
+            try:
+                assert 'An earlier version' in page_of(job), name
+            except InputError as error:
+                assert f'says nothing of {name}: an earlier version' in str(error)
+                assert (which, name) in {('summary', key) for key in ('best_checkpoint', 'exported_hf',
+                                                                      'validation_dice')}
+            content[name] = value
+    assert 'An earlier version' not in page_of(job)

@@ -29,13 +29,22 @@
       if (views.length) show(panels.indexOf(views[views.length - 1]));
     };
     point.addEventListener('click', open);
-    point.addEventListener('keydown', (event) => { if (event.key === 'Enter') open(); });
+    point.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' && event.key !== ' ') return;
+      // The rest of this key press would go to the viewer, which has the focus by then, and close it.
+      event.preventDefault();
+      if (!event.repeat) open();
+    });
   });
   find('close').addEventListener('click', () => viewer.close());
   find('back').addEventListener('click', () => show(at - 1));
   find('next').addEventListener('click', () => show(at + 1));
   stage.addEventListener('click', () => stage.classList.toggle('bare'));
   viewer.addEventListener('close', () => { stage.classList.remove('bare'); panels[at].focus(); });
+  // A key that is held down opens or closes once.
+  document.addEventListener('keydown', (event) => {
+    if (event.repeat && event.key === 'Enter') event.preventDefault();
+  }, true);
   viewer.addEventListener('keydown', (event) => {
     const keys = {
       ArrowLeft: () => show(at - 1), ArrowRight: () => show(at + 1),

@@ -77,10 +77,16 @@ def head(settings: JobSettings, log: Path) -> str:
 
 def run_stages(settings: JobSettings) -> dict:
     """Run the stages that have not finished yet, one after the other; returns the summary."""
+    from sa2va_dpo.engine.config import read_config
+    from sa2va_dpo.engine.trackers import check_trackers
+
     from . import mine, report, resize, select, split, train
     from .state import JobState
 
     state = JobState.load(settings.work_dir)
+    if 'train' not in state.done:
+        # Training would say so after hours of mining.
+        check_trackers(read_config(settings.config, settings.cfg_options))
     stages = (split, resize, mine, train, select, report)
     for number, stage in enumerate(stages, 1):
         name = stage.__name__.rpartition('.')[2]

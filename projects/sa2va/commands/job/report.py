@@ -7,6 +7,7 @@ from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import NOT_BETTER
 from sa2va_dpo.common.files import write_json
 
+from .card import write_card
 from .folder import SUMMARY, TRAINING
 from .page import write_page
 from .resize import test
@@ -23,6 +24,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     """Fill ``after``."""
     if state.test:
         state.after = test(state.exported_hf, state, settings, 'test_after', 'test')
+        write_card(settings, state)
     return state
 
 

@@ -13,8 +13,9 @@ from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.engine.config import read_config
 from sa2va_dpo.engine.run_folder import newest_whole, select
 from sa2va_dpo.inference.input_size import mean_dice
-from sa2va_dpo.models.checkpoint import is_adapter
+from sa2va_dpo.models.checkpoint import OF_THE_BASE, is_adapter
 
+from .card import write_card
 from .folder import TRAINING
 from .settings import JobSettings
 from .state import JobState
@@ -50,6 +51,7 @@ def run(settings: JobSettings, state: JobState) -> JobState:
     state.exported_hf = str(exported)
     state.exported_sam_size = state.sam_size['own' if choice == 'handed_in' else 'chosen']
     state.view['exported'] = state.view.get('own' if choice == 'handed_in' else 'chosen')
+    write_card(settings, state)
     return state
 
 
@@ -61,6 +63,9 @@ def _hand_on(untrained: str, exported: Path) -> None:
         return
     with new_directory(exported) as folder:
         shutil.copytree(untrained, folder, dirs_exist_ok=True)
+        for name, kept in OF_THE_BASE.items():
+            if (folder / name).is_file():
+                (folder / name).replace(folder / kept)
 
 
 def _by_validation(settings: JobSettings, state: JobState, training: Path) -> tuple[str, Path | None]:

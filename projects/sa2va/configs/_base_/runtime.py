@@ -15,8 +15,13 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', log_metric_by_epoch=False),
     # 'auto': whenever there is a validation.
     checkpoint=dict(type='ExactCheckpointHook', by_epoch=False, interval='auto', save_last=True, save_best='dice',
-                    rule='greater'))
+                    rule='greater'),
+    # Pictures of a few validation images, of at most 20 validations; count=0 shows none.
+    validation_images=dict(type='ValidationImagesHook', count=4),
+    # What a run was trained with and what came of it, in TensorBoard's tab HPARAMS.
+    hparams=dict(type='HParamsHook'))
 log_processor = dict(type='RunLogProcessor', by_epoch=False)
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
+# trackers='wandb', 'mlflow' or 'swanlab' reports there, too (docs/training.md).
 randomness = dict()  # its seed is the run's
 env_cfg = dict(dist_cfg=dict(backend='nccl'))

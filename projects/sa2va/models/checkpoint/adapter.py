@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import new_directory, read_json, write_json
+from sa2va_dpo.common.files import new_directory, read_json, write_json, write_text
 from sa2va_dpo.models.trainable import lora_layers
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
-from .layout import ADAPTER_BASE, OWN_FILE, SAM2_DIMS, assign, is_adapter, json_object
+from .layout import ADAPTER_BASE, CARD_FILE, OWN_FILE, SAM2_DIMS, assign, is_adapter, json_object
 from .store import CheckpointStore, read_safetensors
 
 _PREFIX = 'base_model.model.'
@@ -76,7 +76,7 @@ def check_base(directory: str | os.PathLike, base: str | os.PathLike) -> None:
 
 
 def export_adapter(model: nn.Module, out_dir: str | os.PathLike,
-                   view: ViewGeometry | Mapping | int | str | None = None) -> Path:
+                   view: ViewGeometry | Mapping | int | str | None = None, card: str | None = None) -> Path:
     """Write what was trained as an adapter, to be loaded like a checkpoint or put on its base with
     :func:`load_adapter`.
 
@@ -84,6 +84,7 @@ def export_adapter(model: nn.Module, out_dir: str | os.PathLike,
         model: with its LoRA layers in place and ``requires_grad`` as in training.
         out_dir: new or empty; it appears only when complete.
         view: how closely the policy looks; None: as its base states it.
+        card: text of ``MODEL_CARD.md``; None writes none.
 
     Raises:
         InputError: the output directory is in use.
@@ -95,6 +96,8 @@ def export_adapter(model: nn.Module, out_dir: str | os.PathLike,
         write_adapter(model, part, model.source.given)
         if view is not None:
             write_json(part / OWN_FILE, dict(view=ViewGeometry.of(view).to_dict()))
+        if card is not None:
+            write_text(part / CARD_FILE, card)
     return Path(out_dir)
 
 

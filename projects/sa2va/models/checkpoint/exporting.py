@@ -9,7 +9,7 @@ from typing import Callable, Mapping
 import torch
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import new_directory, write_json
+from sa2va_dpo.common.files import new_directory, write_json, write_text
 from sa2va_dpo.models.grounding import is_sam3
 from sa2va_dpo.models.sa2va import Sa2VAModel
 from sa2va_dpo.models.trainable import lora_layers
@@ -17,6 +17,7 @@ from sa2va_dpo.models.view_geometry import ViewGeometry
 
 from .keys import KeyGroup
 from .layout import (
+    CARD_FILE,
     SAM2_DIMS,
     base_directory,
     empty_weights,
@@ -29,19 +30,28 @@ from .layout import (
 )
 from .store import CheckpointStore, other_weight_files, weight_files, write_like
 
+# What a checkpoint says about itself is not true of what is made from it, and has to be kept: its licence is there.
+OF_THE_BASE = {'README.md': 'BASE_README.md', CARD_FILE: f'BASE_{CARD_FILE}'}
 
-def _copy_others(source: Path, target: Path, skip: set[str]) -> None:
+# A copy that looks in another way is not what the card's figures were measured on.
+_CARD = {CARD_FILE: OF_THE_BASE[CARD_FILE]}
+
+
+def _copy_others(source: Path, target: Path, skip: set[str], rename: Mapping[str, str] | None = None) -> None:
+    """Copy what is not in ``skip``, under another name where ``rename`` has one."""
+    rename = {name: new for name, new in (rename or {}).items() if (source / name).is_file()}
+    skip = skip | set(rename.values())  # of an earlier generation
     for path in sorted(source.iterdir()):
         if path.name in skip or (path.name.startswith('.') and path.is_dir()):
             continue
         if path.is_dir():
             shutil.copytree(path, target / path.name)
         else:
-            shutil.copy2(path, target / path.name)
+            shutil.copy2(path, target / rename.get(path.name, path.name))
 
 
 def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir: str | os.PathLike,
-                      view: ViewGeometry | Mapping | int | str | None = None) -> Path:
+                      view: ViewGeometry | Mapping | int | str | None = None, card: str | None = None) -> Path:
     """Write a model in the released layout of the directory it came from.
 
     Weight files keep the names, shards, key order, key names and dtypes of the source, index and all other files
@@ -57,6 +67,8 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
         source_dir: the released directory that fixes the layout (of an adapter: its base).
         out_dir: new or empty; it appears only when complete.
         view: how closely the policy looks, stated beside the weights; None: as the source states it.
+        card: text of ``MODEL_CARD.md``; the source's own card and ``README.md`` then go on as ``BASE_...``. None writes
+            none and copies those as they are.
 
     Raises:
         InputError: the output directory is in use, or the source holds weights in two formats.
@@ -85,7 +97,7 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
             last[:] = group, _released_tensors(group, store, state, unread, adapters)
         return last[1][i]
 
-    write_directory_like(store, out_dir, tensor_of, view)
+    write_directory_like(store, out_dir, tensor_of, view, card)
     return out_dir
 
 
@@ -111,13 +123,13 @@ def _released_tensors(group: KeyGroup, store: CheckpointStore, state: dict[str, 
 
 
 def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor],
-                         view: ViewGeometry | Mapping | int | str | None = None) -> None:
+                         view: ViewGeometry | Mapping | int | str | None = None, card: str | None = None) -> None:
     """A directory like the store's: same weight files with other numbers, all other files copied untouched.
 
     Args:
         tensor_of: released key -> CPU tensor of the stored shape and dtype; called once per key.
         out_dir: new or empty; it appears only when complete.
-        view: as in :func:`export_checkpoint`.
+        view, card: as in :func:`export_checkpoint`.
 
     Raises:
         InputError: the output directory is in use, or the store's directory holds weights in two formats.
@@ -128,9 +140,11 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
                          f'be exported, it would be stale')
     with new_directory(out_dir) as part:
         write_like(store, part, tensor_of)
-        _copy_others(store.directory, part, skip=weight_files(store))
+        _copy_others(store.directory, part, skip=weight_files(store), rename=None if card is None else OF_THE_BASE)
         if view is not None:
             write_view(part, view)
+        if card is not None:
+            write_text(part / CARD_FILE, card)
 
 
 def copy_with_view(directory: str | os.PathLike, out_dir: str | os.PathLike, view: ViewGeometry) -> Path:
@@ -145,7 +159,7 @@ def copy_with_view(directory: str | os.PathLike, out_dir: str | os.PathLike, vie
     directory = Path(directory)
     with new_directory(Path(out_dir)) as part:
         weights = {path.name for path in directory.iterdir() if path.suffix in ('.safetensors', '.bin')}
-        _copy_others(directory, part, skip=weights)
+        _copy_others(directory, part, skip=weights, rename=_CARD)
         for name in weights:
             try:
                 # The real file: a link to a link would end where the first is removed.
@@ -187,6 +201,6 @@ def copy_with_sam_size(directory: str | os.PathLike, out_dir: str | os.PathLike,
         raise InputError(f'sam_size: {sam_size} is no multiple of 64 pixels')
     dims = dict(json_object(path), image_size=sam_size)
     with new_directory(out_dir) as part:
-        _copy_others(directory, part, skip={SAM2_DIMS})
+        _copy_others(directory, part, skip={SAM2_DIMS}, rename=_CARD)
         write_json(part / SAM2_DIMS, dims)
     return out_dir

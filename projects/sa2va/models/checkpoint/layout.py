@@ -25,6 +25,8 @@ from .store import stored_names
 SAM2_DIMS = 'sam2_dims.json'
 # What this package adds to a checkpoint; upstream's code reads nothing of it.
 OWN_FILE = 'sa2va_dpo.json'
+# What an export says about itself.
+CARD_FILE = 'MODEL_CARD.md'
 # What makes a directory an adapter: the checkpoint that it belongs on is named in it.
 ADAPTER_BASE = 'base_checkpoint.json'
 # Weights larger than this, in bytes, are of released size: below, bfloat16 saves nothing worth its rounding.

@@ -31,6 +31,8 @@ def finished(in_an_empty_folder, settings_of, monkeypatch):
     monkeypatch.setattr(
         select, 'export_run', lambda cfg, checkpoint, output: shutil.copytree(checkpoint.parent / 'model', output)
     )
+    # What is in it, test_card.py tells.
+    monkeypatch.setattr(select, 'write_card', lambda settings, state: None)
     (work_dir / 'training/model').mkdir()
 
     def run(dice, best=None, **changes):
@@ -60,6 +62,14 @@ def test_what_only_equals_the_start_is_not_better(finished):
     assert [path.name for path in Path(state.exported_hf).iterdir()] == ['config.json'], (
         'the start itself is handed back'
     )
+
+
+def test_what_the_start_says_about_itself_goes_on_as_the_base_s(finished):
+    for name in ('README.md', 'MODEL_CARD.md'):
+        (finished.training.parent / 'base' / name).write_text(name)
+    exported = Path(finished([.6, .5]).exported_hf)
+    assert {path.name: path.read_text() for path in exported.iterdir()} == {
+        'config.json': '{}', 'BASE_README.md': 'README.md', 'BASE_MODEL_CARD.md': 'MODEL_CARD.md'}
 
 
 def test_an_adapter_that_training_did_not_better_is_handed_back_merged(finished, monkeypatch):

@@ -83,6 +83,7 @@ def test_merged_it_is_the_directly_merged_export_byte_for_byte(trained, adapter,
     direct = export_checkpoint(trained.policy, base, tmp_path / 'direct')
     assert export_main([str(adapter), str(tmp_path / 'merged'), '--merge']) == 0
     assert str(base) in capsys.readouterr().out
+    (tmp_path / 'merged/MODEL_CARD.md').unlink()
     assert differing(direct, tmp_path / 'merged') == [] and differing(base, direct) == ['model.safetensors']
     # From a model that is in memory as a whole, in either precision of its frozen weights, it is the same.
     for dtype in (torch.float32, torch.bfloat16):
@@ -102,6 +103,7 @@ def test_training_goes_on_from_an_adapter_and_its_own_adapter_belongs_on_it(trai
     assert base_directory(second) == base
     direct = export_checkpoint(again.policy, base, tmp_path / 'direct')
     assert export_main([str(second), str(tmp_path / 'merged')]) == 0
+    (tmp_path / 'merged/MODEL_CARD.md').unlink()
     assert differing(direct, tmp_path / 'merged') == []
     # What a run from an adapter saved exports without the frozen weights too.
     lean = Sa2VARunModel(str(adapter), RECIPE, device='meta')

@@ -5,7 +5,8 @@ import json
 from typing import Any, Mapping
 
 from sa2va_dpo.common.differences import flat
-from sa2va_dpo.engine.facts import FACTS, LOADERS, MISSING, get
+
+from .facts import FACTS, LOADERS, MISSING, get
 
 _NO_RECIPE = ('checkpoint', 'data_root')
 # Where data and caches lie, and what only says how a run looks while it goes.
