@@ -45,10 +45,10 @@ def write_images(root: Path, count: int, size: int = 256):
         yield name, np.asarray(drawn.mask) > 0
 
 
-def write_pair_data(root: Path, count: int) -> None:
+def write_pair_data(root: Path, count: int, size: int = 256) -> None:
     (root / 'masks').mkdir(parents=True)
     records = []
-    for index, (name, mask) in enumerate(write_images(root, count)):
+    for index, (name, mask) in enumerate(write_images(root, count, size)):
         worse = variants(mask)[1]
         for side, content in (('chosen', mask), ('rejected', worse), ('gt', mask)):
             cv2.imwrite(str(root / f'masks/{index}_{side}.png'), content.astype(np.uint8) * 255)
