@@ -11,11 +11,10 @@ from mmengine.registry import HOOKS
 from mmengine.visualization import TensorboardVisBackend
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import read_json
 
 from .config import read_config
 from .recipe import differing, recipe
-from .run_folder import HISTORY_FILE
+from .run_folder import read_history
 from .run_record import plain
 
 # What only says how a run looks while it goes.
@@ -40,8 +39,7 @@ class HParamsHook(Hook):
                    if isinstance(backend, TensorboardVisBackend)]
         if not writers:
             return
-        path = Path(runner.work_dir) / HISTORY_FILE
-        history = read_json(path, kind=list) if runner.val_loop is not None and path.is_file() else []
+        history = read_history(runner.work_dir) if runner.val_loop is not None else []
         losses = runner.message_hub.log_scalars.get('train/loss')
         loss = None if losses is None else losses.mean(runner.log_processor.window_size)
         figures = final_figures(history, runner.iter, loss)

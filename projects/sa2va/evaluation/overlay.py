@@ -58,9 +58,30 @@ def prediction_overlay(image: np.ndarray, pred: np.ndarray, *, caption: str = ''
 
 def difference(image: np.ndarray, pred: np.ndarray, target: np.ndarray) -> np.ndarray:
     """:func:`overlay` at the size of the masks and without a legend: uint8 [h, w, 3] RGB."""
-    check_masks(pred, target)
-    return painted(image, ((pred & target, TRUE_POSITIVE), (pred & ~target, FALSE_POSITIVE),
-                           (~pred & target, FALSE_NEGATIVE)))
+    return painted(image, tuple(zip(apart(pred, target), (TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE))))
+
+
+def apart(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In both masks, in the first only, in the second only; of a prediction and its ground truth: what was found, what
+    is extra, what was missed. Bool [h, w] each.
+
+    Raises:
+        ValueError: not bool masks of one shape.
+    """
+    check_masks(first, second)
+    return first & second, first & ~second, second & ~first
+
+
+def changes(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of two predictions of an image: what is right now and was wrong, what is wrong now and was right, what is
+    predicted as before. Bool [h, w] each.
+
+    Raises:
+        ValueError: not bool masks of one shape.
+    """
+    check_masks(before, after, target)
+    changed, right = before != after, after == target
+    return changed & right, changed & ~right, ~changed & after
 
 
 def painted(image: np.ndarray, regions: Sequence[tuple[np.ndarray, Colour]], *, gain: float = 0.45,

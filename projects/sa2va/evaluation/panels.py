@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .counts import check_masks, confusion_counts, dice
-from .overlay import BLUE, FAINT, GREY, LEGEND, ORANGE, difference, fitted, painted, with_legend
+from .overlay import BLUE, FAINT, GREY, LEGEND, ORANGE, changes, difference, fitted, painted, with_legend
 
 # Longest side of one picture in pixels.
 PANEL_SIDE = 480
@@ -46,9 +46,8 @@ def panels(image: np.ndarray, pred: np.ndarray, target: np.ndarray, start: np.nd
         (difference(image, pred, target), LEGEND, f'Dice {dice(confusion_counts(pred, target)):.3f}'),
     ]
     if start is not None:
-        changed, right = pred != start, pred == target
-        regions = ((changed & right, BLUE), (changed & ~right, ORANGE), (~changed & pred, FAINT))
-        found.append((painted(image, regions), (('right since start', BLUE), ('wrong since', ORANGE),
+        regions = zip(changes(start, pred, target), (BLUE, ORANGE, FAINT))
+        found.append((painted(image, tuple(regions)), (('right since start', BLUE), ('wrong since', ORANGE),
                                                   ('as before', FAINT)), ''))
     pictures = [with_legend(fitted(picture, max_side), legend, caption) for picture, legend, caption in found]
     height = max(len(picture) for picture in pictures)

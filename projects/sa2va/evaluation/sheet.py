@@ -9,11 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .counts import check_masks, confusion_counts, dice
-from .overlay import BLUE, GREY, ORANGE, Colour, difference, painted
+from .overlay import BLUE, FAINT, GREY, ORANGE, Colour, apart, changes, difference, painted
 from .scores import within
 
-# What stayed as it was, beside what changed.
-FAINT = (110, 110, 110)
 TILE, GAP, LINE = 320, 4, 20
 Title = tuple[str, tuple[tuple[str, Colour], ...]]  # of a column: text, and the names of its colours
 _WRONG = (('found', GREY), ('extra', ORANGE), ('missed', BLUE))
@@ -79,9 +77,8 @@ def _row(case: Case, before: np.ndarray | None) -> list[tuple[np.ndarray, str]]:
     row = [(case.image, case.name), (case.truth, '')]
     if before is None:
         return [*row, scored(case.after)]
-    check_masks(case.truth, before)
-    changed, right = (before != case.after) & inside, case.after == case.truth
-    regions = ((changed & right, BLUE), (changed & ~right, ORANGE), (~changed & case.after & inside, FAINT))
+    regions = tuple((region & inside, colour) for region, colour in zip(
+        changes(before, case.after, case.truth), (BLUE, ORANGE, FAINT)))
     gain = case.dice(case.after) - case.dice(before)
     return [*row, scored(before), scored(case.after), (painted(case.image, regions), f'Dice {gain:+.3f}')]
 
@@ -99,7 +96,7 @@ def pair_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray, st
                            ('difference', (('both', GREY), ('chosen only', BLUE), ('rejected only', ORANGE)))]
     rows = []
     for name, image, chosen, rejected, first, second in pairs:
-        regions = ((chosen & rejected, GREY), (chosen & ~rejected, BLUE), (rejected & ~chosen, ORANGE))
+        regions = tuple(zip(apart(chosen, rejected), (GREY, BLUE, ORANGE)))
         rows.append([(image, name), (chosen, first), (rejected, second), (painted(image, regions), '')])
     return _sheet(titles, rows)
 

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sa2va_dpo.evaluation.overlay import apart, changes
+
 # Longest side in pixels, of the photograph and its layers.
 MOST_PIXELS = 640
 _JPEG_QUALITY = 84
@@ -73,15 +75,14 @@ def case_picture(image: np.ndarray, truth: np.ndarray, after: np.ndarray, before
     inside = np.ones_like(truth) if field is None else field
 
     def scored(mask: np.ndarray) -> str:
-        return _layer([mask & truth & inside, mask & ~truth & inside, ~mask & truth & inside], (GREY, ORANGE, BLUE))
+        return _layer([region & inside for region in apart(mask, truth)], (GREY, ORANGE, BLUE))
 
     panels = [Panel('panel_image')]
     if before is not None:
         panels.append(Panel('panel_before', scored(before), _SCORED))
     panels.append(Panel('panel_after', scored(after), _SCORED))
     if before is not None:
-        now_right, changed = after == truth, before != after
-        regions = [changed & now_right & inside, changed & ~now_right & inside, ~changed & after & inside]
+        regions = [region & inside for region in changes(before, after, truth)]
         panels.append(Panel('panel_difference', _layer(regions, (BLUE, ORANGE, FAINT)), _CHANGED))
     else:
         panels.append(Panel('panel_truth', _layer([truth & inside], (GREY,)), (('grey', 'truth'),)))
@@ -96,12 +97,12 @@ def pair_picture(image: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) ->
     """
     if chosen.shape != rejected.shape:
         raise ValueError(f'the masks of a pair have different sizes: {chosen.shape} and {rejected.shape}')
-    both = chosen & rejected
+    both, only_chosen, only_rejected = apart(chosen, rejected)
     return _picture(image, chosen.shape, [
         Panel('panel_image'),
         Panel('chosen', _layer([chosen], (BLUE,)), (('blue', 'chosen'),)),
         Panel('rejected', _layer([rejected], (ORANGE,)), (('orange', 'rejected'),)),
-        Panel('panel_difference', _layer([chosen & ~both, rejected & ~both, both], (BLUE, ORANGE, GREY)), _PAIR)])
+        Panel('panel_difference', _layer([only_chosen, only_rejected, both], (BLUE, ORANGE, GREY)), _PAIR)])
 
 
 def _picture(image: np.ndarray, shape: tuple[int, ...], panels: Sequence[Panel]) -> Picture:

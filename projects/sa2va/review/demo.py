@@ -22,7 +22,7 @@ from sa2va_dpo.datasets.mask_io import read_image_rgb
 from sa2va_dpo.datasets.seg_dataset import DEFAULT_PROMPT
 from sa2va_dpo.evaluation.counts import confusion_counts, dice
 from sa2va_dpo.evaluation.measures import vessel_measures
-from sa2va_dpo.evaluation.overlay import BLUE, GREY, ORANGE, fitted, painted
+from sa2va_dpo.evaluation.overlay import BLUE, GREY, ORANGE, apart, fitted, painted
 from sa2va_dpo.inference.predictor import Predictor, view_of
 
 from .gate import hosts_of
@@ -94,7 +94,7 @@ class Demo:
                       fitted(np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=2), _MOST)]
         if len(masks) == 2:
             first, second = masks
-            regions = ((first & second, GREY), (first & ~second, BLUE), (second & ~first, ORANGE))
+            regions = tuple(zip(apart(first, second), (GREY, BLUE, ORANGE)))
             found.append(fitted(painted(seen.image, regions), _MOST))
         return found, self._table(masks)
 
