@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +151,51 @@ def test_signals_end_training_with_a_line_that_says_how_to_go_on(
     assert lines[-1].startswith('interrupted: ') and '--resume' in lines[-1] and 'Traceback' not in ''.join(lines)
     train(tmp_path, '--resume')
     assert outcome(tmp_path) == outcome(undisturbed[0])
+
+
+@pytest.fixture(scope='module')
+def of_two(run_config, repo_root, tmp_path_factory):
+    """Training in two processes under torchrun, to its end or to a signal to the launcher during the first step:
+    (exit code, output)."""
+
+    def run(work_dir, *more, number=None):
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'tools/train.py',
+             str(run_config), '--work-dir', str(work_dir), '--launcher', 'pytorch', '-v', *more],
+            cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'})
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if number is not None and 'Iter(train)' in line and '[1/4]' in line:
+                process.send_signal(number)
+        return process.wait(120), ''.join(lines)
+
+    work_dir = tmp_path_factory.mktemp('two')
+    code, text = run(work_dir)
+    assert code == 0, text[-3000:]
+    run.whole = outcome(work_dir)
+    return run
+
+
+def processes_about(folder):
+    """Command lines of running processes that name a folder."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with suppress(OSError):
+            found.append(path.read_bytes().replace(b'\0', b' ').decode(errors='replace'))
+    return [line for line in found if str(folder) in line]
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks for processes in /proc')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_torchrun_ends_every_process_and_loses_nothing(of_two, tmp_path, number):
+    code, text = of_two(tmp_path, number=number)
+    assert code != 0 and text.count('interrupted: ') == 1 and '--resume' in text, text[-3000:]
+    assert not processes_about(tmp_path)
+    code, text = of_two(tmp_path, '--resume')
+    assert code == 0, text[-3000:]
+    assert outcome(tmp_path) == of_two.whole
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,11 @@ def cli_main(main: Callable[..., int | None]) -> Callable[..., None]:
     return wrapper
 
 
+def _say_farewell() -> None:
+    if console.speaks():  # of the processes of a launcher, the first
+        print(signals.farewell(), file=console.err())
+
+
 def _run(main: Callable[..., int | None], args: tuple, kwargs: dict) -> int | None:
     """Run a command, and say what went wrong on the user's own terminal; its exit code."""
     signals.install()
@@ -165,7 +170,7 @@ def _run(main: Callable[..., int | None], args: tuple, kwargs: dict) -> int | No
     except KeyboardInterrupt as stop:  # signals.Terminated is one
         if debugging():
             traceback.print_exc(file=console.err())
-        print(signals.farewell(), file=console.err())
+        _say_farewell()
         return signals.exit_code(stop)
     except BrokenPipeError:
         # Whoever read our output (head, less) has seen enough.
@@ -174,7 +179,7 @@ def _run(main: Callable[..., int | None], args: tuple, kwargs: dict) -> int | No
     except Exception as error:
         if signals.received():
             # The first process to end takes the others' collectives and workers with it: their errors are its echo.
-            print(signals.farewell(), file=console.err())
+            _say_farewell()
             return 128 + signals.received()
         _keep_traceback(error)
         refused = of_the_disk(error, _log_folder)
