@@ -162,8 +162,11 @@ def test_the_view_travels_with_what_was_trained(micro_checkpoint, tmp_path):
     assert not (tmp_path / 'whole/sa2va_dpo.json').exists() and read_view(tmp_path / 'whole').plain
     assert json.loads((tmp_path / 'tiled/sa2va_dpo.json').read_text())['view'] == dict(
         grid=2, overlap=0.25, blend='hann', context='tile', whole_share=0.25)
-    for name in os.listdir(tmp_path / 'whole'):
+    # Every other file is the same to the byte, but for the card, which says how it looks.
+    assert set(os.listdir(tmp_path / 'tiled')) - set(os.listdir(tmp_path / 'whole')) == {'sa2va_dpo.json'}
+    for name in set(os.listdir(tmp_path / 'whole')) - {'MODEL_CARD.md'}:
         assert filecmp.cmp(tmp_path / 'whole' / name, tmp_path / 'tiled' / name, shallow=False)
+    assert 'overlapping tiles (grid 2' in (tmp_path / 'tiled/MODEL_CARD.md').read_text()
     assert Predictor.from_pretrained(tmp_path / 'tiled', device='cpu').view.grid == 2
 
     export_run(run(dict(grid=3)), tmp_path / 'iter_1.pth', tmp_path / 'adapter', adapter=True)
