@@ -11,6 +11,7 @@ if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null &
         || echo "chromium could not be installed: the test of the review page will be skipped" >&2
 fi
 # One process a core, a file of tests each: most of a test is Python on one core, or waiting for a process of its own.
+# In the order of the folders: the long files (faults, integration) first, so that no core waits for one of them at the end.
 workers="${SA2VA_DPO_TEST_WORKERS:-$("$python" -c 'import os; print(min(4, len(os.sched_getaffinity(0))))')}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$python" -m pytest -n "$workers" --dist loadfile "$@"
+exec "$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
