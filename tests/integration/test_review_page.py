@@ -155,8 +155,9 @@ _DATA = """const shown = document.querySelectorAll(".panel canvas")[%d],
 
 
 def pixels(browser, panel=0):
-    """A number that tells what a panel shows."""
-    return browser.js(f"""(() => {{ {_DATA % panel}
+    """A number that tells what a panel shows, once what was asked for has been painted."""
+    return browser.js(f"""(async () => {{
+        await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))); {_DATA % panel}
         let sum = 0;
         for (let i = 0; i < data.length; i += 4)
             sum = (sum * 31 + data[i] + 3 * data[i + 1] + 7 * data[i + 2]) % 1000000007;
@@ -164,8 +165,9 @@ def pixels(browser, panel=0):
 
 
 def blue(browser, panel):
-    """How many pixels of a panel have the colour of a mask."""
-    return browser.js(f"""(() => {{ {_DATA % panel}
+    """How many pixels of a panel have the colour of a mask, once it has been painted."""
+    return browser.js(f"""(async () => {{
+        await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))); {_DATA % panel}
         let count = 0;
         for (let i = 0; i < data.length; i += 4) count += data[i + 2] > 160 && data[i] < 110;
         return count; }})()""")

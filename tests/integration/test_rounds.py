@@ -197,7 +197,7 @@ PHASES = (
 )
 
 
-@pytest.mark.parametrize('kill_at', PHASES)
+@pytest.mark.parametrize('kill_at', PHASES if os.environ.get('SA2VA_DPO_LONG_TESTS') else PHASES[1::3])
 def test_a_killed_run_ends_as_the_whole_one(train, whole, tmp_path, kill_at):
     train(tmp_path / 'run', kill_at=kill_at, code=-signal.SIGKILL)
     train(tmp_path / 'run', '--resume')
