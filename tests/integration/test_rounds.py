@@ -231,10 +231,10 @@ GENTLE = (
 
 @pytest.mark.parametrize('strategy', [(), ('deepspeed_on_cpu=True',)], ids=['single', 'deepspeed'])
 def test_the_guard_takes_a_harmful_round_back_exactly(train, tmp_path, strategy):
-    """A learning rate of 0.3 destroys the masks that a first, gentle run has learnt."""
+    """A learning rate of 10,000 destroys the masks that a first, gentle run has learnt."""
     train(tmp_path / 'gentle', options=[*GENTLE, *strategy])
     learnt = tmp_path / 'gentle/iter_24.pth'
-    train(tmp_path / 'run', options=[f'load_from={learnt}', 'optim_wrapper.optimizer.lr=0.3', *strategy])
+    train(tmp_path / 'run', options=[f'load_from={learnt}', 'optim_wrapper.optimizer.lr=1e4', *strategy])
     rounds = rounds_of(tmp_path / 'run')
     assert [record['decision'] for record in rounds] == ['taken back', 'taken back']
     assert all(record['metric_after'] < record['metric'] for record in rounds)
