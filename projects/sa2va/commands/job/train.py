@@ -10,7 +10,7 @@ from sa2va_dpo.common.signals import Terminated, run_child
 from sa2va_dpo.engine.run_record import publish
 
 from .folder import TRAINING
-from .rounds import VISITS, ask_people, config_with_rounds, steps_wanted
+from .rounds import LONGEST, VISITS, ask_people, config_with_rounds, steps_wanted
 from .settings import JobSettings
 from .state import JobState
 
@@ -32,8 +32,8 @@ def run(settings: JobSettings, state: JobState) -> JobState:
         if '--resume' in command:
             console.say('training goes on from its last checkpoint (--resume)')
         elif longer := steps_wanted(settings, state):
-            console.say(f'{longer[0]}: so that every image is looked at {VISITS} times, masks or not; --cfg-options '
-                        'max_iters=N decides otherwise')
+            console.say(f'{longer[0]}: {VISITS} looks at every image, masks or not, but at most {LONGEST} times the '
+                        'steps of the config; --cfg-options max_iters=N decides otherwise')
         code = run_child(command, {**os.environ, console.PART: 'train', **_threads(settings)}, **console.streams())
         if code != WAITING:
             break
