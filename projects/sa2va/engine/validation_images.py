@@ -17,7 +17,7 @@ from torch.utils.data import SequentialSampler
 
 from sa2va_dpo.common.files import remove, write_bytes
 from sa2va_dpo.evaluation.panels import panels
-from sa2va_dpo.evaluation.vessel_metric import file_stem
+from sa2va_dpo.evaluation.vessel_metric import as_array, file_stem
 
 START_FILE = 'start_masks.npz'  # in the work directory: a resumed run compares with the start, too
 
@@ -113,8 +113,8 @@ class ValidationImagesHook(Hook):
                 or step // loop.val_interval % stride == 0)
 
     def _drawn(self, runner, index: int, sample: Mapping[str, Any]) -> dict | None:
-        image, pred, target = (_array(sample[name]) for name in ('image', 'pred_mask', 'gt_mask'))
-        field = None if sample.get('field_of_view') is None else _array(sample['field_of_view'])
+        image, pred, target = (as_array(sample[name]) for name in ('image', 'pred_mask', 'gt_mask'))
+        field = None if sample.get('field_of_view') is None else as_array(sample['field_of_view'])
         if runner.iter == 0:
             self.start[index] = pred
         start = self.start.get(index) if runner.iter else None
@@ -191,7 +191,3 @@ def read_masks(path: Path) -> dict[int, np.ndarray]:
                     for name in content if name.isdecimal()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
-
-
-def _array(value: Any) -> np.ndarray:
-    return value.numpy(force=True) if hasattr(value, 'detach') else np.asarray(value)

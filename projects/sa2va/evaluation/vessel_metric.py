@@ -146,7 +146,12 @@ def _as_mask(sample: dict, key: str) -> np.ndarray:
     mask = sample.get(key)
     if mask is None:
         raise ValueError(f'{key} is missing from the sample')
-    return mask.numpy(force=True) if hasattr(mask, 'detach') else np.asarray(mask)
+    return as_array(mask)
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A tensor of any device, or what numpy takes, as an array."""
+    return value.numpy(force=True) if hasattr(value, 'detach') else np.asarray(value)
 
 
 def file_stem(image_id: str) -> str:

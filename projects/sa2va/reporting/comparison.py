@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.evaluation.bootstrap import bootstrap_ci
 from sa2va_dpo.evaluation.paired import PairedChange, paired_change
+from sa2va_dpo.evaluation.report import read_per_image
 from sa2va_dpo.evaluation.scores import LOWER_IS_BETTER
 
 Rows = Sequence[Mapping[str, Any]]
@@ -94,6 +96,18 @@ def lines(after: Rows, before: Rows | None = None, start: Rows | None = None, se
             raise InputError(f'before has {len(other)} images and after {len(after)}, or others: test both on the same '
                              'images')
     return [_line(name, after, before, start, seed) for name in after[0] if name != 'image_id']
+
+
+def read_lines(after: Path, before: Path | None = None, start: Path | None = None, seed: int = 0
+               ) -> tuple[list[Line], Rows, Rows | None]:
+    """:func:`lines` of folders that tests wrote, and the scores ``after`` and ``before`` that they are of.
+
+    Raises:
+        InputError: a table of scores is missing or damaged, or the tests are of other images.
+    """
+    rows = read_per_image(after)
+    earlier, untrained = (None if folder is None else read_per_image(folder) for folder in (before, start))
+    return lines(rows, earlier, untrained, seed), rows, earlier
 
 
 def _line(name: str, after: Rows, before: Rows | None, start: Rows | None, seed: int) -> Line:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from sa2va_dpo.common.files import hash_file
 from sa2va_dpo.engine.run_record import DIGITS
-from sa2va_dpo.evaluation.report import PER_IMAGE_FILE, PREDICTIONS, read_per_image
+from sa2va_dpo.evaluation.report import PER_IMAGE_FILE, PREDICTIONS
 
 from .cases import Source, cases, values
-from .comparison import METRIC, Rows, lines
+from .comparison import METRIC, Rows, read_lines
 from .figures import ranked, scatter
 from .page import Report
 from .text import Text
@@ -28,9 +28,7 @@ def add_test(report: Report, text: Text, after_dir: Path, before_dir: Path | Non
     Raises:
         InputError: a table of scores is missing or damaged, or the tests are of other images.
     """
-    after = read_per_image(after_dir)
-    before, start = (None if folder is None else read_per_image(folder) for folder in (before_dir, start_dir))
-    report.lines = lines(after, before, start, seed)
+    report.lines, after, before = read_lines(after_dir, before_dir, start_dir, seed)
     report.images = len(after)
     kept = all((folder / PREDICTIONS).is_dir() for folder in (after_dir, before_dir) if folder is not None)
     if not kept:

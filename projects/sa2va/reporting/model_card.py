@@ -21,14 +21,14 @@ from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE
 from sa2va_dpo.datasets.names import printable
 from sa2va_dpo.engine.facts import get
 from sa2va_dpo.engine.recipe import recipe
-from sa2va_dpo.engine.run_folder import HISTORY_FILE
+from sa2va_dpo.engine.run_folder import read_history
 from sa2va_dpo.engine.run_record import DIGITS, KIND, plain
-from sa2va_dpo.evaluation.report import read_per_image
 from sa2va_dpo.models.checkpoint import base_directory, base_hash, read_sam2_dims, read_view
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
-from .comparison import Line, Mean, Verdict, lines, test_verdict
+from .comparison import Line, Mean, Verdict, read_lines, test_verdict
 from .curves import taken_iteration
+from .evidence import WEIGHTS
 from .tested import RECORD_FILE, checkpoint_hash
 from .text import ASSETS, Text
 
@@ -73,8 +73,7 @@ def run_card(cfg, checkpoint: str | Path, name: str, *, adapter: bool = False, b
     record = _or_none(lambda: ownership.read_record(folder)) or {}
     identity = (record.get('identity') or {}) if record.get('kind') == KIND else {}
     config = identity.get('config') or plain(cfg)
-    path = folder / HISTORY_FILE
-    history = (_or_none(lambda: read_json(path, kind=list)) or []) if path.is_file() else []
+    history = _or_none(lambda: read_history(folder)) or []
     step = taken_iteration(history, checkpoint.name)
     start = Path(cfg.model.checkpoint)
     used = get(config, ('train_dataloader', 'dataset', 'view'))
@@ -125,12 +124,11 @@ def read_tested(folder: Path, checkpoint: Path) -> Tested:
         raise InputError(f'--test {folder}: tested another checkpoint than {checkpoint}: test this one, or leave it '
                          'out')
     before = record.get('before')
-    after_rows = read_per_image(folder)
-    found = lines(after_rows, None if before is None else read_per_image(Path(before)), None, record.get('seed', 0))
+    found, after, _ = read_lines(folder, None if before is None else Path(before), seed=record.get('seed', 0))
     source = record.get('source') or {}
     place = source.get('images_dir') or source.get('data_root') or source.get('type', 'images')
-    return Tested(found, len(after_rows), f'`{folder_name(str(place))}`',
-                  sentence(test_verdict(found, len(after_rows))), bool(record.get('chose')))
+    return Tested(found, len(after), f'`{folder_name(str(place))}`',
+                  sentence(test_verdict(found, len(after))), bool(record.get('chose')))
 
 
 def sentence(verdict: Verdict) -> str:
@@ -140,9 +138,8 @@ def sentence(verdict: Verdict) -> str:
 
 # ---- sections -------------------------------------------------------------------------------------------------------
 def _base(directory: Path, hashes: Mapping[str, str] | None) -> dict[str, Any]:
-    weights = ('.safetensors', '.bin')
     return dict(name=_plain(directory.resolve().name), fingerprint=base_hash(directory)[:DIGITS],
-                files=[(_plain(file), value) for file, value in (hashes or {}).items() if file.endswith(weights)])
+                files=[(_plain(file), value) for file, value in (hashes or {}).items() if file.endswith(WEIGHTS)])
 
 
 def _looks(checkpoint: Path, view: ViewGeometry) -> str:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from sa2va_dpo.common.files import write_text
 from sa2va_dpo.engine.config import read_config
-from sa2va_dpo.evaluation.report import read_per_image
 from sa2va_dpo.models.checkpoint import CARD_FILE
-from sa2va_dpo.reporting.comparison import job_verdict, lines
+from sa2va_dpo.reporting.comparison import job_verdict, read_lines
 from sa2va_dpo.reporting.model_card import Tested, folder_name, run_card, sentence, untrained_card
 
 from .folder import TRAINING
@@ -38,9 +37,8 @@ def _tested(settings: JobSettings, state: JobState) -> Tested | None:
     if state.after is None:
         return None
     folder = settings.work_dir
-    after, before = read_per_image(folder / 'test_after'), read_per_image(folder / 'test_before')
-    start = None if state.resized is None else read_per_image(folder / 'test_resized')
-    found = lines(after, before, start, settings.seed)
+    found, after, _ = read_lines(folder / 'test_after', folder / 'test_before',
+                                 None if state.resized is None else folder / 'test_resized', settings.seed)
     verdict = job_verdict(dict(validation_dice=state.validation_dice, best_checkpoint=state.best_checkpoint,
                                sam_size=state.sam_size, exported_sam_size=state.exported_sam_size), found, len(after))
     return Tested(found, len(after), _images(settings), sentence(verdict))
@@ -70,4 +68,3 @@ def _origin(settings: JobSettings, state: JobState) -> list[str]:
         found.append(f'{len(state.unlabelled)} images without masks of `{folder_name(settings.unlabelled)}`, judged by '
                      f'{settings.judge}.')
     return found
-

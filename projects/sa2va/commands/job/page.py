@@ -18,7 +18,7 @@ from sa2va_dpo.reporting.text import Text
 from .flags import build_parser
 from .folder import TRAINING
 from .images import ListedMasks
-from .settings import MINING, PATHS
+from .settings import MINING, PATHS, ROUNDS
 from .state import JobState, Labelled
 
 # What the head of the page and the command say already; the last is spelled by --min_iou_gap.
@@ -65,9 +65,8 @@ def completed(identity: dict, state: dict, summary: dict, folder: Path) -> tuple
         if missing:
             raise InputError(f'{folder / file}: says nothing of {missing[0]}: an earlier version of this program wrote '
                              'it: repeat the job with --overwrite')
-    defaults = dict(_defaults(identity['settings']), model='–', images=None, gt=None, pairs=None, config='–',
-                    unlabelled=None, unlabelled_gt=None, predictions=None, test_from='split', cfg_options=[],
-                    round_gap=None)
+    defaults = {**_defaults(identity['settings']), **dict.fromkeys(PATHS), 'model': '–', 'config': '–',
+                'test_from': 'split', 'cfg_options': [], 'round_gap': None}
     fresh = asdict(JobState())
     results: dict[str, Any] = dict(before=None, after=None, pairs=0, train_images=0, seconds=None, seed='–',
                                    sam_size={}, exported_sam_size=None)
@@ -117,7 +116,7 @@ def changed_flags(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     parser = build_parser()
-    rounds, judge = (4, 'consensus') if settings.get('unlabelled') is not None else (1, 'iou')
+    rounds, judge = (ROUNDS, 'consensus') if settings.get('unlabelled') is not None else (1, 'iou')
     return dict(MINING, rounds=rounds, judge=judge, gt_candidate=True, members=[], clicks=None, prompt=None,
                 group_regex=None, **{name: parser.get_default(name) for name in ('sam_size', 'grid', 'gpus', 'seed')})
 
