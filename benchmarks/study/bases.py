@@ -2,10 +2,7 @@
 thick."""
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from sa2va_dpo.drawn import draw
 from sa2va_dpo.models.checkpoint import copy_with_sam_size, export_checkpoint
 from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 
+from .runs import made_once
 from .table import FULL
 
 BASE_LR = 3e-4
@@ -36,14 +34,9 @@ def base_checkpoint(kind: str, out: Path, device: str) -> str:
         return TINY
     if kind.startswith('tiny@'):
         target = out / 'bases' / kind
-        if not target.exists():
-            copy_with_sam_size(TINY, target, int(kind.removeprefix('tiny@')))
-        return str(target)
-    target = out / 'bases' / kind
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _train_thick(target, device)
-    return str(target)
+        size = int(kind.removeprefix('tiny@'))
+        return str(made_once(target, lambda folder: copy_with_sam_size(TINY, folder, size)))
+    return str(made_once(target, lambda folder: _train_thick(folder, device)))
 
 
 def _train_thick(target: Path, device: str) -> None:
@@ -70,10 +63,7 @@ def _train_thick(target: Path, device: str) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-    temporary = target.with_name(target.name + '.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    export_checkpoint(model.policy.cpu(), TINY, temporary)
-    temporary.rename(target)
+    export_checkpoint(model.policy.cpu(), TINY, target)
 
 
 def labelled_base(bank, k: int, out: Path, steps: int) -> str:
@@ -84,19 +74,13 @@ def labelled_base(bank, k: int, out: Path, steps: int) -> str:
 
     if not k:
         return TINY
-    target = out / 'bases' / f'{bank.name}_{bank.seed}_k{k}_{steps}'
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Others that share the study wait for the one that trains it: every recipe of a seed starts from one base.
-    with open(target.with_name(f'{target.name}.lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            return str(target)
+
+    def make(folder: Path) -> None:
         run = Run(TINY, bank, Regime('base', lr=BASE_LR), steps, bank.seed)
         pool = {stem: [(bank.target(bank.truth[stem], SCORE_SIZE),) * 2] for stem in bank.labelled(k)}
         for _ in range(steps):
             run.step(run.data(run.draw(pool, {})))
-        temporary = target.with_name(f'{target.name}.{os.getpid()}')
-        shutil.rmtree(temporary, ignore_errors=True)
-        export_checkpoint(run.model.policy.cpu(), TINY, temporary)
-        temporary.rename(target)
-    return str(target)
+        export_checkpoint(run.model.policy.cpu(), TINY, folder)
+
+    # Every recipe of a seed starts from one base, whoever trained it.
+    return str(made_once(out / 'bases' / f'{bank.name}_{bank.seed}_k{k}_{steps}', make))

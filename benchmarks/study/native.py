@@ -83,6 +83,8 @@ ARMS = (
     Arm('4 x 4, scored at 640 px', 4, data=FULL_SIZE, score_size=640),
     Arm('6 x 6', 6, data=FULL_SIZE),
     Arm('3 x 3, 1024 px', 3, size=1024, data=FULL_SIZE),
+    Arm('4 x 4, 1024 px', 4, size=1024, data=FULL_SIZE),
+    Arm('2 x 2, 1024 px', 2, size=1024, data=('hrf', 'chase_db1')),
 )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import json
 import os
+import shutil
 import time
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,3 +66,19 @@ def write_csv(out: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]
         writer = csv.DictWriter(file, fields, extrasaction='ignore')
         writer.writeheader()
         writer.writerows(rows)
+
+
+def made_once(target: Path, make: Callable[[Path], object]) -> Path:
+    """``target``, made by ``make`` (it is given the folder to fill) unless it is there; whole or not at all.
+
+    Of the processes that share a study one makes it while the others wait.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(f'{target.name}.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            temporary = target.with_name(f'{target.name}.part')
+            shutil.rmtree(temporary, ignore_errors=True)
+            make(temporary)
+            temporary.rename(target)
+    return target

@@ -25,32 +25,33 @@ from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.preferences.config import GenerateConfig
 from sa2va_dpo.preferences.generate import generate_pairs
 
+from .runs import made_once
+
 LONG_SIDE = 1200
 FOLDERS = dict(hrf='hrf', chase='chase_db1', arcade='arcade')
 
 
 def prepare_images(data: str, seed: int, out: Path, shared: Path) -> tuple[Path, Path]:
     """(images, masks) of a data set; photographs with a longer side above ``LONG_SIDE`` px are reduced by area."""
-    root = out / 'data' / (f'demo_{seed}' if data == 'demo' else data)
-    if not (root / 'ready').exists():
-        shutil.rmtree(root, ignore_errors=True)
+    def make(root: Path) -> None:
         if data == 'demo':
             write_dataset(root, style='demo', seed=1000 + seed, n=48, size=512, workers=1)
-        else:
-            folder = shared / 'data' / FOLDERS[data]
-            (root / 'images').mkdir(parents=True)
-            (root / 'masks').mkdir()
-            for image, mask in match_ground_truth(list_images(folder / 'images'), folder / 'masks')[0]:
-                pixels, label = read_image_rgb(image), read_mask(mask)
-                factor = LONG_SIDE / max(label.shape)
-                if factor < 1:
-                    size = (round(label.shape[1] * factor), round(label.shape[0] * factor))
-                    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-                    label = cv2.resize(label.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
-                grey = (pixels[..., :1] == pixels).all()
-                cv2.imwrite(str(root / 'images' / f'{image.stem}.png'), pixels[..., 0] if grey else pixels[..., ::-1])
-                write_mask(root / 'masks' / f'{image.stem}.png', label)
-        (root / 'ready').touch()
+            return
+        folder = shared / 'data' / FOLDERS[data]
+        (root / 'images').mkdir(parents=True)
+        (root / 'masks').mkdir()
+        for image, mask in match_ground_truth(list_images(folder / 'images'), folder / 'masks')[0]:
+            pixels, label = read_image_rgb(image), read_mask(mask)
+            factor = LONG_SIDE / max(label.shape)
+            if factor < 1:
+                size = (round(label.shape[1] * factor), round(label.shape[0] * factor))
+                pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+                label = cv2.resize(label.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
+            grey = (pixels[..., :1] == pixels).all()
+            cv2.imwrite(str(root / 'images' / f'{image.stem}.png'), pixels[..., 0] if grey else pixels[..., ::-1])
+            write_mask(root / 'masks' / f'{image.stem}.png', label)
+
+    root = made_once(out / 'data' / (f'demo_{seed}' if data == 'demo' else data), make)
     return root / 'images', root / 'masks'
 
 
