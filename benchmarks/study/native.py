@@ -73,6 +73,7 @@ ARMS = (
     Arm('4 x 4, each tile alone', 4, 'tile', data=FULL_SIZE),
     Arm('probe: whole, 640 px', steps=PROBE_STEPS, probe=True),
     Arm('probe: 2 x 2', 2, steps=PROBE_STEPS, probe=True),
+    Arm('probe: 3 x 3', 3, data=FULL_SIZE, steps=PROBE_STEPS, probe=True),
     Arm('probe: 4 x 4', 4, data=FULL_SIZE, steps=PROBE_STEPS, probe=True),
     Arm('probe: whole, 1024 px', size=1024, data=('hrf_full', 'hrf', 'chase_db1'), steps=PROBE_STEPS, probe=True),
     Arm('start, whole, 640 px', steps=0),

@@ -42,11 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         '--grid',
-        default='keep',
-        metavar='auto|keep|N',
+        default='auto',
+        metavar='auto|keep|measure|N',
         help='tiles along each axis in which the model looks at an image (docs/resolution.md): keep is as the model '
-             'states it, by default the whole image; auto measures some by short trainings on training images, which '
-             'takes about as long as the job itself',
+             'states it, by default the whole image; measure tries some by short trainings on training images, which '
+             'takes about as long as the job itself; auto measures where the images have at least twice as many '
+             'pixels along a side as the model sees, else keeps',
     )
     add('--gpus', type=int, default=1, help='more than 1 starts training through torchrun')
     add('--seed', type=int, default=0)

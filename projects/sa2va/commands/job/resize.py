@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from sa2va_dpo.common.console import say
 from sa2va_dpo.common.processes import pick_device
 from sa2va_dpo.datasets.ground_truth import patient_of, split_by_group
+from sa2va_dpo.datasets.mask_io import image_size
 from sa2va_dpo.inference.grid_choice import HELD_OUT, choose_look, looks_at, measure_looks
 from sa2va_dpo.inference.input_size import choose_size, measure_sizes
 from sa2va_dpo.inference.scoring import evaluate_model, images_of, load_for_inference
@@ -29,8 +31,11 @@ from .state import JobState
 
 TITLE = 'the start'
 
-# Tried by --grid auto, each only where the one before was better than the whole image or the grid before it.
+# Tried one after another, each only where the one before was better than the whole image or the grid before it.
 GRIDS = (1, 2, 3, 4)
+# Where a photograph has this many times the pixels along its longer side that SAM2 sees, tiles are worth measuring
+# unasked: below it they gained nothing over a larger input, or lost (docs/resolution.md).
+LARGER = 2
 
 
 def run(settings: JobSettings, state: JobState) -> JobState:
@@ -75,8 +80,8 @@ def _look(settings: JobSettings, state: JobState, own: int, chosen: int,
           stated: ViewGeometry) -> tuple[int, ViewGeometry]:
     """(input size, view) to train with; fills ``state.view``."""
     state.view = dict(own=stated.to_dict(), dice={}, seconds=0.0)
-    view = stated if settings.grid in ('keep', 'auto') else replace(stated, grid=settings.grid)
-    if settings.grid == 'auto':
+    view = stated if isinstance(settings.grid, str) else replace(stated, grid=settings.grid)
+    if settings.grid == 'measure' or (settings.grid == 'auto' and stated.grid == 1 and _much_larger(state, own)):
         patients = {patient_of(Path(item.image).stem, settings.group_regex) for item in state.training}
         if len(patients) < 2:
             say(f'grid: stays at {stated.grid}, {len(patients)} training patients with ground truth are too few to '
@@ -86,6 +91,12 @@ def _look(settings: JobSettings, state: JobState, own: int, chosen: int,
             view = replace(stated, grid=grid)
     state.view['chosen'] = view.to_dict()
     return chosen, view
+
+
+def _much_larger(state: JobState, own: int) -> bool:
+    """Whether most training images have at least ``LARGER`` times the model's input along their longer side."""
+    sides = [max(image_size(item.image)) for item in state.training]
+    return bool(sides) and statistics.median(sides) >= LARGER * own
 
 
 def _probe(settings: JobSettings, state: JobState, own: int, chosen: int) -> tuple[int, int]:

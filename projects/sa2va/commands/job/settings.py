@@ -46,7 +46,8 @@ class JobSettings:
         images, gt: folders; both ``None`` is the drawn demo set, or, with ``test_from='annotations'``, none is needed.
         pairs: data root of pairs that exist; ``None`` makes them in ``work_dir/pairs``.
         sam_size: ``'auto'``, ``'keep'``, or the side of the SAM2 input in pixels.
-        grid: ``'keep'`` (as the model states it), ``'auto'`` (measured by short trainings), or tiles along each axis.
+        grid: ``'keep'`` (as the model states it), ``'measure'`` (by short trainings), ``'auto'`` (measured where the
+            images are much larger than the model's input), or tiles along each axis.
         gt_candidate: the ground truth is one of the candidates.
         unlabelled_gt: folder of masks that pick in an expert's place (``judge='iou'``), for studies.
         unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``,
@@ -199,10 +200,11 @@ def _sam_size(text: str) -> str | int:
 
 
 def _grid(text: str) -> str | int:
-    if text in ('auto', 'keep'):
+    if text in ('auto', 'keep', 'measure'):
         return text
     if not (text.isdecimal() and 1 <= int(text) <= MOST_TILES):
-        raise InputError(f'--grid {text}: must be auto, keep or a number of tiles along each axis, 1 to {MOST_TILES}')
+        raise InputError(f'--grid {text}: must be auto, keep, measure or a number of tiles along each axis, '
+                         f'1 to {MOST_TILES}')
     return int(text)
 
 

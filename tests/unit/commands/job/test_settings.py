@@ -114,7 +114,7 @@ def test_a_flag_that_existing_pairs_would_ignore_is_refused(guide_pairs, setting
     (('--sam_size', 'large'), '--sam_size large: must be auto, keep or a number'),
     (('--sam_size', '700'), '--sam_size: 700 is no multiple of 64'),
     (('--sam_size', '0'), '--sam_size: 0 is no multiple of 64'),
-    *[(('--grid', value), f'--grid {value}: must be auto, keep or a number of tiles along each axis, 1 to 8')
+    *[(('--grid', value), f'--grid {value}: must be auto, keep, measure or a number of tiles along each axis, 1 to')
       for value in ('0', '9', 'all', '2.0')],
     (('--gpus', '0'), '--gpus 0: must be a whole number of at least 1'),
     (('--seed', '-1'), '--seed -1: must be a whole number of at least 0'),
@@ -135,8 +135,9 @@ def test_bad_flags(in_an_empty_folder, settings_of, options, words):
 
 def test_the_grid_has_the_bound_of_the_geometry(in_an_empty_folder, settings_of):
     assert settings.MOST_TILES == MOST
-    assert [settings_of('--grid', value).grid for value in ('keep', 'auto', '1', '8')] == ['keep', 'auto', 1, 8]
-    assert settings_of().grid == 'keep'
+    assert [settings_of('--grid', value).grid for value in ('keep', 'auto', 'measure', '1', '8')] == [
+        'keep', 'auto', 'measure', 1, 8]
+    assert settings_of().grid == 'auto'
 
 
 def test_unlabelled_images_and_their_judge(in_an_empty_folder, settings_of):

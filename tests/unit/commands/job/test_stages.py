@@ -10,7 +10,7 @@ from sa2va_dpo.commands.job import main, mine, report, resize, train
 from sa2va_dpo.commands.job.state import JobState, Labelled
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.inference.grid_choice import Looks
-from sa2va_dpo.models.checkpoint import read_view
+from sa2va_dpo.models.checkpoint import copy_with_view, read_view
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
 ORDER = ('split', 'resize', 'mine', 'train', 'select', 'report')
@@ -109,7 +109,8 @@ def test_the_input_size_is_measured_on_training_images_only(settings, monkeypatc
         resize, 'measure_sizes', lambda model, source, device: seen.extend(source.items) or {128: 0.5, 192: 0.51}
     )
     state = resize.run(
-        replace(settings, model=str(micro_checkpoint)), state_of(images=images, validation=['b.png', 'd.png'])
+        replace(settings, model=str(micro_checkpoint), grid='keep'),
+        state_of(images=images, validation=['b.png', 'd.png']),
     )
     assert [item.image for item in seen] == ['a.png', 'c.png']
     assert state.sam_size == dict(own=128, chosen=128, dice={'128': .5, '192': .51}) and state.resized is None
@@ -160,7 +161,7 @@ def test_the_grid_is_probed_on_training_images_only(settings, labelled, micro_ch
         return Looks({'128 px, grid 1': .6, '128 px, grid 2': .7, '128 px, grid 3': .71}, 12.0)
 
     monkeypatch.setattr(resize, 'measure_looks', probe)
-    state = resize.run(with_grid(settings, 'auto', micro_checkpoint), labelled)
+    state = resize.run(with_grid(settings, 'measure', micro_checkpoint), labelled)
     fit, held, looks = seen
     assert len(held) == 1 and sorted(fit + held) == ['p1.png', 'p2.png', 'p3.png', 'p4.png']
     assert looks == [f'128 px, grid {grid}' for grid in resize.GRIDS]
@@ -169,8 +170,27 @@ def test_the_grid_is_probed_on_training_images_only(settings, labelled, micro_ch
     assert read_view(state.start).grid == 2
 
 
+@pytest.mark.parametrize('sides, stated, measured', [
+    ((256, 256, 256, 100), 1, True), ((256, 255, 255, 900), 1, False), ((255, 255, 255, 255), 1, False),
+    ((900, 900, 900, 900), 2, False)])
+def test_auto_measures_where_most_images_are_twice_as_large_as_the_input(
+        settings, labelled, micro_checkpoint, monkeypatch, sides, stated, measured):
+    probes = []
+    model = micro_checkpoint if stated == 1 else copy_with_view(micro_checkpoint, 'stated', ViewGeometry(grid=stated))
+    monkeypatch.setattr(resize, '_probe', lambda *arguments: probes.append(arguments) or (128, 3))
+    of_image = dict(zip(('p1.png', 'p2.png', 'p3.png', 'p4.png'), sides))
+    monkeypatch.setattr(resize, 'image_size', lambda path: (of_image[path], 64))
+    state = resize.run(with_grid(settings, 'auto', model), labelled)
+    assert len(probes) == measured and state.view['chosen']['grid'] == (3 if measured else stated)
+
+
+def test_auto_without_a_training_image_keeps_the_whole_image(settings, labelled, micro_checkpoint, capsys):
+    state = resize.run(with_grid(settings, 'auto', micro_checkpoint), replace(labelled, images=labelled.images[4:]))
+    assert state.view['chosen']['grid'] == 1 and 'grid' not in capsys.readouterr().out
+
+
 def test_one_training_patient_is_too_few_to_probe(settings, labelled, micro_checkpoint, capsys):
-    state = resize.run(with_grid(settings, 'auto', micro_checkpoint), replace(labelled, images=labelled.images[:1]))
+    state = resize.run(with_grid(settings, 'measure', micro_checkpoint), replace(labelled, images=labelled.images[:1]))
     assert state.view['chosen']['grid'] == 1 and '1 training patients with ground truth are too few' in (
         capsys.readouterr().out)
 
