@@ -103,7 +103,7 @@ class ActivationMemoryHook(Hook):
     def __init__(self) -> None:
         self.data: Any = None
         self.left = self.start = self.highest = 0
-        self.said: str | None = None
+        self.said: tuple[str, ...] | None = None
         self.meter: Meter | None = None
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:

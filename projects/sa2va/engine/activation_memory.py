@@ -90,7 +90,7 @@ def decide(every: Sequence[Measured]) -> Decision:
     if not inputs:
         return Decision(tuple(kept), f'activations: kept (a step takes {_gib(tightest.need(order))} GiB, {may})')
     unknown = [part for part in order if tightest.kept[part] is None]
-    why = (f'keeping those of {" and ".join(unknown)} is out of memory, a step may take {_gib(tightest.allowed)} GiB'
+    why = (f'keeping those of {" and ".join(unknown)} runs out of memory, a step may take {_gib(tightest.allowed)} GiB'
            if unknown else f'keeping all, a step would take {_gib(tightest.need(order))} GiB, {may}')
     how = (f'kept in {" and ".join(kept)}, inputs only in {" and ".join(inputs)}' if kept
            else 'layers keep their inputs only')

@@ -52,9 +52,9 @@ def test_tokens_scale_the_language_model_and_pairs_the_step():
     (measured(limit=32, available=15, tokens=2), ('sam2_encoder',), 'activations: kept in sam2_encoder, inputs only in '
      'llm (keeping all, a step would take 43.0 GiB, it may take 11.8)'),
     (measured(llm=None, sam2_encoder=5), ('sam2_encoder',), 'activations: kept in sam2_encoder, inputs only in llm '
-     '(keeping those of llm is out of memory, a step may take 52.0 GiB)'),
+     '(keeping those of llm runs out of memory, a step may take 52.0 GiB)'),
     (measured(llm=None, sam2_encoder=None), (), 'activations: layers keep their inputs only (keeping those of llm and '
-     'sam2_encoder is out of memory, a step may take 52.0 GiB)'),
+     'sam2_encoder runs out of memory, a step may take 52.0 GiB)'),
 ])
 def test_decisions(one, kept, line):
     assert decide([one]) == decide([one, one]) and decide([one]).kept == kept
@@ -74,7 +74,7 @@ def test_the_process_with_least_memory_decides_for_all():
     assert decide([much, little]).line == decide([little]).line
     # SAM2 does not fit here, the language model does: 2 + 17 of 52.
     assert decide([much, none]).kept == ('llm',)
-    assert 'keeping those of sam2_encoder is out of memory' in decide([much, none]).line
+    assert 'keeping those of sam2_encoder runs out of memory' in decide([much, none]).line
 
 
 def test_the_largest_image_of_each_family():
@@ -199,11 +199,11 @@ def test_the_first_step_is_watched_and_its_forward_pass_run_again_for_each_part(
 
 
 def test_what_does_not_fit_keeps_its_inputs_only(run):
-    # 15 - 3.2 = 11.8, in which the graph with the language model's activations (18) is out of memory.
+    # 15 - 3.2 = 11.8, in which the graph with the language model's activations (18) runs out of memory.
     meter, lines, model = run(limit=32, available=15)
     assert kept_at(meter)[-1] == 'sam2_encoder' and checkpointed(model) == {'llm'}
-    assert lines == [('activations: kept in sam2_encoder, inputs only in llm (keeping those of llm is out of memory, a '
-                      'step may take 11.8 GiB)', True)]
+    assert lines == [('activations: kept in sam2_encoder, inputs only in llm (keeping those of llm runs out of memory, '
+                      'a step may take 11.8 GiB)', True)]
     meter, lines, model = run(limit=24, available=7)
     assert kept_at(meter)[-1] == '' and checkpointed(model) == {'llm', 'sam2_encoder'}
 
