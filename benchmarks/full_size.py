@@ -7,8 +7,9 @@ Stages: ``checkpoint`` (random weights, no download), ``draw`` (images with mask
 masks of four made-up methods), ``mine`` (step 1A on a few images), ``train`` (``projects/sa2va/configs/
 sa2va_dpo_vessel.py`` as shipped, ended by SIGTERM after its first checkpoint), ``resume``, ``test``, ``export``,
 ``predict``, and ``arm``: one step of the same recipe on one image without loader, DeepSpeed, offload, logs and
-validation (``train_throughput.py``), of which training should reach most. Every stage is a process of its own, so that
-its peaks are its own. What is finished is not done again; ``--stages`` chooses.
+validation, activations checkpointed (``train_throughput.py``), of which training should reach most. The rows of
+training say what was decided about ``activations``. Every stage is a process of its own, so that its peaks are its own.
+What is finished is not done again; ``--stages`` chooses.
 """
 from __future__ import annotations
 
@@ -74,6 +75,14 @@ def step_times(work_dir: Path, skip: int = 3) -> dict:
         return {}
     return dict(step_seconds=statistics.median(row['optim/time'] for row in found),
                 wait_for_data_seconds=statistics.median(row['optim/data_time'] for row in found), steps=len(found))
+
+
+def activations(work_dir: Path) -> str | None:
+    """What the last start of a run decided about activations, as its log says it; None where nothing was decided."""
+    logs = sorted(work_dir.glob('*/*.log'))
+    lines = logs[-1].read_text().splitlines() if logs else []
+    found = [line.partition(' - INFO - ')[2] for line in lines if ' - INFO - activations' in line]
+    return found[-1] if found else None
 
 
 class Way:
@@ -143,10 +152,11 @@ class Way:
         until = None if self.args.no_interrupt else (self.work / 'last_checkpoint').is_file
         row = self._training('train', '--overwrite', until=until,
                              expect=(0, 143, 1) if self.args.gpus > 1 else (0, 143))
-        return dict(row, interrupted=row['exit'] != 0, **self._speed())
+        return dict(row, interrupted=row['exit'] != 0, activations=activations(self.work), **self._speed())
 
     def resume_(self) -> dict:
-        return dict(self._training('resume', '--resume'), **self._speed())
+        row = self._training('resume', '--resume')
+        return dict(row, activations=activations(self.work), **self._speed())
 
     def _speed(self) -> dict:
         times = step_times(self.work)

@@ -36,8 +36,8 @@ model = dict(
         supervised_weight=1.0, supervised_bce=2.0, supervised_dice=0.5, supervised_cldice=0.5),
     # 'initial' costs one more forward pass and no memory; 'none' is the guide's simplified form.
     reference='initial')
-# activation_checkpointing is left out, which is on for a checkpoint of released size: layers keep their inputs only,
-# the memory of one in place of all, for about one more forward pass of what is trained. dict() is off, dict(llm=True)
-# chooses.
+# activation_checkpointing is left out: where the GPU's memory does not suffice, which the first step measures, layers
+# of a checkpoint of released size keep their inputs only, the memory of one in place of all, for about one more
+# forward pass of what is trained (docs/speed.md). dict() is off, dict(llm=True) chooses.
 
 complete(_base_, globals())

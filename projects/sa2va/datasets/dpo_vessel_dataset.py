@@ -95,6 +95,12 @@ class DPOVesselDataset(Dataset):
         """Pairs in use, over all images."""
         return sum(len(group) for group in self.groups)
 
+    @property
+    def most_pairs(self) -> int:
+        """Pairs of the item that brings most."""
+        most = max(map(len, self.groups))
+        return most if self.pairs_per_image is None else min(most, self.pairs_per_image)
+
     def _box(self, record: PairRecord, rng: np.random.Generator) -> Box | None:
         if self.geometry.plain:
             return None

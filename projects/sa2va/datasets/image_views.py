@@ -95,6 +95,11 @@ class InternVLImages:
     def num_tokens(self, encoded: Mapping) -> int:
         return len(encoded['pixel_values']) * self.tokens_per_tile
 
+    @property
+    def most_tokens(self) -> int:
+        """Of the largest image that there can be."""
+        return (self.max_tiles + (self.thumbnail and self.max_tiles > 1)) * self.tokens_per_tile
+
 
 # Limits of the Qwen-VL view of a single image that Sa2VA was trained with.
 QWEN_MIN_PIXELS, QWEN_MAX_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
@@ -144,6 +149,11 @@ class QwenVLImages:
     def num_tokens(self, encoded: Mapping) -> int:
         return int(encoded['image_grid_thw'].prod()) // self.tokens_per_patch_group
 
+    @property
+    def most_tokens(self) -> int:
+        """Of the largest image that there can be."""
+        return self.max_pixels // (self.processor.patch_size * self.processor.merge_size) ** 2
+
 
 @dataclass(frozen=True)
 class LlavaImages:
@@ -167,6 +177,11 @@ class LlavaImages:
 
     def num_tokens(self, encoded: Mapping) -> int:
         return len(encoded['pixel_values']) * self.tokens
+
+    @property
+    def most_tokens(self) -> int:
+        """Of any image."""
+        return self.tokens
 
 
 def image_half(directory: Path, config: Mapping, settings: Mapping) -> InternVLImages | QwenVLImages | LlavaImages:

@@ -56,6 +56,11 @@ class RoundPairs(Dataset):
         """Pairs in use, over all images."""
         return sum(data.num_pairs for data in self.data_sets)
 
+    @property
+    def most_pairs(self) -> int:
+        """Pairs of the item that brings most; 0 before the first round."""
+        return max((data.most_pairs for data in self.data_sets), default=0)
+
     def views(self) -> list[View]:
         """Every view that an item of any round may be."""
         flip_prob = self.settings.get('flip_prob', 0.0)

@@ -13,6 +13,7 @@ from sa2va_dpo.common.errors import setting
 from sa2va_dpo.common.processes import rank
 from sa2va_dpo.models.checkpoint import weights_only_loads
 
+from .activation_hook import ActivationMemoryHook
 from .config import derive, save
 from .console_hook import SAID, ConsoleHook
 from .guarded_runner import GuardedRunner
@@ -63,6 +64,7 @@ class Sa2VARunner(GuardedRunner):
             runner.logger.info(line, extra=SAID)
         for line in [machine, *caches]:
             runner.logger.info(line)
+        runner.register_hook(ActivationMemoryHook())
         if is_quiet():
             runner.register_hook(ConsoleHook(machine))
         return runner

@@ -26,6 +26,8 @@ from .trainable import (
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 # What has a meaning only where something is trained.
 _TRAINING_ONLY = ('trainable_dtype', 'activation_checkpointing')
+# Values of activation_checkpointing that leave it to the size of the checkpoint and to the memory.
+_BY_MEMORY = (None, 'auto')
 
 
 @MODELS.register_module()
@@ -46,7 +48,8 @@ class Sa2VARunModel(BaseModel):
             itself).
         activation_checkpointing: parts whose layers keep only their inputs for the backward pass, such as
             ``dict(llm=True, sam2_encoder=True)``; see :func:`sa2va_dpo.models.trainable.checkpoint_activations`.
-            ``None``: every part of a checkpoint of released size, none of a small one.
+            ``None`` or ``'auto'``: every part of a checkpoint of released size, none of a small one; a run of
+            ``Sa2VARunner`` on a GPU then lets those parts keep everything that fit (``engine/activation_hook.py``).
         llm_quantisation: ``'nf4'`` (4 bits) or ``'int8'``: the language model's matrices in memory, where it is frozen
             or trained through LoRA (``models/quantised.py``). Needs a GPU as ``device`` and the extra ``quantised``.
         with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
@@ -54,14 +57,19 @@ class Sa2VARunModel(BaseModel):
         device: where the weights go as they are read, so that they never are in host memory as a whole.
         policy: a ``Sa2VAModel`` to use in place of the checkpoint's, for callers that made one in memory.
 
+    Attributes:
+        checkpointing_by_memory: whether parts that fit may keep their activations: a released size, nothing chosen.
+
     Raises:
         ValueError: an unknown setting or one without effect, named with the nearest known name, before anything is
             read.
         InputError: the checkpoint cannot be used.
     """
 
+    checkpointing_by_memory = False
+
     def __init__(self, checkpoint: str, trainable: Mapping | str | None = None, *, dtype: str | None = None,
-                 trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | None = None,
+                 trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | str | None = None,
                  llm_quantisation: str | None = None, with_mllm: bool = True, device: str = 'cpu',
                  policy: Sa2VAModel | None = None,
                  data_preprocessor: dict | None = None, **unknown) -> None:
@@ -88,9 +96,9 @@ class Sa2VARunModel(BaseModel):
                 # Training starts from the stored numbers, not from what bfloat16 left of them.
                 read_again(self.policy, {name.replace('.base_layer.', '.') for name, p in self.policy.named_parameters()
                                          if p.requires_grad and '.lora_' not in name}, _DTYPES[trainable_dtype])
-        if activation_checkpointing is None:
-            large = policy is None and is_released_size(checkpoint)
-            activation_checkpointing = dict.fromkeys(checkpointed_parts(), large)
+        if activation_checkpointing in _BY_MEMORY:
+            self.checkpointing_by_memory = policy is None and is_released_size(checkpoint)
+            activation_checkpointing = dict.fromkeys(checkpointed_parts(), self.checkpointing_by_memory)
         checkpoint_activations(self.policy, activation_checkpointing)
 
     @classmethod
@@ -121,7 +129,8 @@ class Sa2VARunModel(BaseModel):
         check_quantisation(settings.get('llm_quantisation'), trainable)
         if trainable is not None:
             normalise_switches(trainable)
-            checkpointed_parts(settings.get('activation_checkpointing') or {})
+            if settings.get('activation_checkpointing') not in _BY_MEMORY:
+                checkpointed_parts(settings['activation_checkpointing'])
             return
         for name in _TRAINING_ONLY:
             if settings.get(name) is not None:

@@ -108,13 +108,14 @@ class Sa2VAModel(nn.Module):
                 module._buffers[name] = buffer.to(moved.device)
         return self
 
-    def gradient_checkpointing_enable(self, below: Iterable[str] = ('',)) -> int:
+    def gradient_checkpointing_enable(self, below: Iterable[str] = ('',), enable: bool = True) -> int:
         """Trade computation for memory: transformer layers keep their input only and run again in the backward pass
         (Chen et al., arXiv 1604.06174).
 
         Args:
             below: paths of the modules whose layers do so; the default is all of language model, vision tower and
                 SAM2's image encoder.
+            enable: False lets them keep everything again.
 
         Returns:
             The number of layers.
@@ -124,7 +125,7 @@ class Sa2VAModel(nn.Module):
         for path in below:
             for module in self.get_submodule(path).modules():
                 if isinstance(module, GradientCheckpointingLayer):
-                    module.gradient_checkpointing = True
+                    module.gradient_checkpointing = enable
                     module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
                     count += 1
         return count

@@ -157,7 +157,8 @@ def checkpointed_parts(spec: Mapping[str, bool] | None = None) -> list[str]:
         ValueError: another part, or a value that is no bool.
     """
     if spec is not None and not isinstance(spec, Mapping):
-        raise ValueError(f'activation_checkpointing: {spec!r} must be a dict of parts ({", ".join(_LAYERED)})')
+        raise ValueError(f'activation_checkpointing: {spec!r} must be a dict of parts ({", ".join(_LAYERED)}), or '
+                         f'"auto"')
     for part, value in (spec or {}).items():
         if part not in _LAYERED or not isinstance(value, bool):
             raise ValueError(f'activation_checkpointing[{part!r}]: {value!r}; the parts are {", ".join(_LAYERED)}, '
@@ -173,18 +174,24 @@ def checkpoint_activations(policy: nn.Module, spec: Mapping[str, bool]) -> int:
 
     Args:
         policy: after :func:`set_trainable`.
-        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True or False.
+        spec: ``llm``, ``vision`` or ``sam2_encoder`` -> True or False; a part that is left out stays as it is.
 
     Returns:
-        The number of layers that do so.
+        The number of layers that do so because of this call.
 
     Raises:
         ValueError: another part, or a value that is no bool.
     """
     checkpointed_parts(spec)
+    moving = parts_with_layers(policy)
+    policy.gradient_checkpointing_enable([PARTS[part] for part in moving if spec.get(part) is False], enable=False)
+    return policy.gradient_checkpointing_enable([PARTS[part] for part in moving if spec.get(part)])
+
+
+def parts_with_layers(policy: nn.Module) -> list[str]:
+    """The parts that :func:`checkpoint_activations` takes and through which gradients flow."""
     moving = {part_of(name) for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    return policy.gradient_checkpointing_enable(
-        [PARTS[part] for part, value in spec.items() if value and moving.intersection(_LAYERED[part])])
+    return [part for part, through in _LAYERED.items() if moving.intersection(through)]
 
 
 def part_of(parameter_name: str) -> str | None:

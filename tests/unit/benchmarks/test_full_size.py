@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.full_size import step_times, table
+from benchmarks.full_size import activations, step_times, table
 from benchmarks.speed.processes import descendants, host_gib, run
 
 
@@ -20,6 +20,16 @@ def test_steps_of_a_start_and_after_a_validation_are_left_out(tmp_path):
     # Of the first start 2.0 follows a validation, of the second 70.0 does.
     assert step_times(tmp_path) == pytest.approx(dict(step_seconds=3.0, wait_for_data_seconds=0.3, steps=3))
     assert step_times(tmp_path / 'nothing') == {}
+
+
+def test_the_last_decision_about_activations_is_read_from_the_log(tmp_path):
+    assert activations(tmp_path) is None
+    line = '2026/01/01 10:00:00 - mmengine - INFO - {}\n'
+    for start, said in (('20260101_100000', ['activations: kept (1)']), ('20260101_110000', [
+            'activations, measured again: kept (2)', 'activations, measured again: layers keep (3)', 'Iter(train)'])):
+        (tmp_path / start).mkdir()
+        (tmp_path / start / f'{start}.log').write_text(''.join(map(line.format, said)))
+    assert activations(tmp_path) == 'activations, measured again: layers keep (3)'
 
 
 def test_a_stage_is_measured_with_its_children(tmp_path):

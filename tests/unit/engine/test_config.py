@@ -209,6 +209,7 @@ def test_a_fact_without_a_place_is_refused(repo_root):
         'val_dataloader.dataset.source.ann_file=test_annotations.json',
         'optim_wrapper.optimizer.weight_decay=0.1',
         'model.activation_checkpointing.llm=True',
+        'model.activation_checkpointing=auto',
         'model.preference.kl_weight=0.1',
         'randomness.deterministic=True',
         'default_hooks.timer.type=IterTimerHook',

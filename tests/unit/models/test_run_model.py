@@ -53,9 +53,12 @@ def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
     (dict(type='Sa2VARunModel', score_size=64), 'score_size: Sa2VARunModel has no such setting'),
     (dict(type='Sa2VARunModel', trainable_dtype='float32'), 'trainable_dtype: has no effect'),
     (dict(type='Sa2VARunModel', activation_checkpointing=dict(llm=True)), 'activation_checkpointing: has no effect'),
+    (dict(type='Sa2VARunModel', activation_checkpointing='auto'), 'activation_checkpointing: has no effect'),
     (dict(type='Sa2VARunModel', dtype='float16'), "dtype: 'float16' is not one of"),
     (dict(type='Sa2VASegModel', trainable=RECIPE, activation_checkpointing='llm'),
-     "activation_checkpointing: 'llm' must be a dict of parts"),
+     'activation_checkpointing: \'llm\' must be a dict of parts (llm, vision, sam2_encoder), or "auto"'),
+    (dict(type='Sa2VASegModel', trainable=RECIPE, activation_checkpointing=True),
+     'activation_checkpointing: True must be a dict of parts'),
     (dict(type='Sa2VARunModel', llm_quantisation='fp4'), "llm_quantisation: 'fp4' is not one of nf4, int8, None"),
     (dict(type='Sa2VARunModel', llm_quantisation='nf4', trainable=dict(llm='full')), 'trainable.llm is full'),
     (dict(type='Sa2VASegModel', llm_quantisation='int8', trainable='all'), 'trainable.llm is full'),
@@ -117,9 +120,9 @@ def test_activation_checkpointing_is_on_by_default_for_released_sizes(micro_chec
         model = Sa2VARunModel(str(micro_checkpoint), dict(llm='lora', sam2_encoder='lora'), **settings)
         return sum(getattr(module, 'gradient_checkpointing', False) for module in model.policy.modules())
 
-    assert layers() == 0
+    assert layers() == layers(activation_checkpointing='auto') == 0
     monkeypatch.setattr(run_model, 'is_released_size', lambda _: True)
-    assert layers() > layers(activation_checkpointing=dict(llm=True)) > 0
+    assert layers() == layers(activation_checkpointing='auto') > layers(activation_checkpointing=dict(llm=True)) > 0
     assert layers(activation_checkpointing={}) == 0
 
 

@@ -60,6 +60,18 @@ def test_activation_checkpointing_changes_no_gradient(micro_checkpoint, data):
     assert_same(loss_and_gradients(plain, data), loss_and_gradients(lean, data), 1e-5)
 
 
+def test_activation_checkpointing_drops_the_same_numbers_out(micro_checkpoint, data):
+    recipe = dict(RECIPE, llm=dict(mode='lora', r=4, dropout=0.5), sam2_encoder=dict(mode='lora', r=4, dropout=0.5))
+    found = []
+    for spec, seed in ((dict(), 3), (dict(llm=True, sam2_encoder=True), 3), (dict(), 4)):
+        model = build(micro_checkpoint, recipe, activation_checkpointing=spec)
+        torch.manual_seed(seed)
+        found.append(loss_and_gradients(model, data))
+    assert_same(found[0], found[1], 1e-5)
+    with pytest.raises(AssertionError):
+        assert_same(found[0], found[2], 1e-5)  # another seed drops others
+
+
 def test_layers_through_which_no_gradient_flows_keep_nothing_anyway(micro_checkpoint):
     model = build(micro_checkpoint, DECODER, activation_checkpointing=dict(llm=True, sam2_encoder=True))
     assert not [module for module in model.policy.modules() if getattr(module, 'gradient_checkpointing', False)]
