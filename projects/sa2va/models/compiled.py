@@ -158,5 +158,6 @@ def _try(backend: str | Callable, mode: str | None, device: str) -> None:
     try:
         torch.compile(lambda x: torch.relu(x + 1).sum(), backend=backend, mode=mode)(torch.ones(8, 8, device=device))
     except Exception as error:  # whatever a compiler, Triton or a missing header makes of it
-        raise InputError(f'compile: {backend} cannot compile for {device} here ({one_line(error)}): install what it '
-                         f'needs (a C compiler; Triton for a GPU), or leave compile out') from error
+        why = one_line(error, 1000).partition(' Set TORCHDYNAMO_VERBOSE')[0]
+        raise InputError(f'compile: {backend} cannot compile for {device} here ({why}): install what it needs (a C '
+                         f'compiler; Triton for a GPU), or leave compile out') from error
