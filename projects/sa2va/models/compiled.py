@@ -76,9 +76,9 @@ def compilation(spec: bool | Mapping | None, llm_quantisation: str | None = None
                          f'parts without llm (dict(parts=["vision", "sam2_encoder"])), or leave llm_quantisation out')
     backend, mode = fields.get('backend', 'inductor'), fields.get('mode')
     if not callable(backend):
-        backends = torch._dynamo.list_backends(exclude_tags=())
-        if backend not in backends:
-            raise ValueError(f'compile.backend: {backend!r} is not one of {", ".join(backends)}')
+        if backend not in torch._dynamo.list_backends(exclude_tags=()):  # those for debugging too, which run anywhere
+            usual = [*torch._dynamo.list_backends(), 'aot_eager', 'eager']
+            raise ValueError(f'compile.backend: {backend!r} is not one of {", ".join(usual)}')
     if mode is not None:
         modes = list(torch._inductor.list_mode_options())
         if mode not in modes:
@@ -92,7 +92,8 @@ def compile_layers(policy: nn.Module, how: Compilation, say: Callable[[str], Non
     """Let the transformer layers of some parts be compiled when they are first called, in place.
 
     No name of a parameter and no state changes. A part that the model does not hold (a cache takes its place) is left
-    out. Activation checkpointing stays outside of the compiled layer.
+    out. A layer with activation checkpointing keeps its input only, as before: it is called again as a whole, or (from
+    transformers 5 on) the compiler is told to compute again what is inside.
 
     Args:
         policy: a ``Sa2VAModel``, after :func:`..trainable.set_trainable`.
