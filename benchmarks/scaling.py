@@ -62,7 +62,8 @@ def worker(args: argparse.Namespace) -> None:
     arm = next(
         arm
         for arm in speed.ARMS
-        if arm.recipe == args.recipe and arm.cached == {'reference_low_res', 'vision_tokens'} and not arm.checkpointing
+        if arm.recipe == args.recipe and arm.cached == {'reference_low_res', 'vision_tokens'}
+        and not (arm.checkpointing or arm.compiled)
     )
     model = speed.build_model(
         variant, arm, device, torch.float32 if args.cpu else torch.bfloat16, trainable_float32=False

@@ -2,12 +2,13 @@
 
     python benchmarks/train_throughput.py                                             # tiny sizes, this machine's CPU
     python benchmarks/train_throughput.py --device cuda --variant Sa2VA-1B Sa2VA-4B InternVL3-8B --out work_dirs/speed
-    python benchmarks/train_throughput.py --device cuda --variant Sa2VA-1B --sweep --out work_dirs/speed
+    python benchmarks/train_throughput.py --device cuda --variant Sa2VA-1B --sweep --compiled --out work_dirs/speed
 
 Weights are random, sizes are the released ones, images make 12 tiles and a thumbnail for the language model and
 1024 x 1024 pixels for SAM2. A step is forward, backward and AdamW on one image; medians; all arms in one run, so that
 their ratios are of one machine. ``--sweep`` measures how the cost grows with the pairs of an image and the images of a
-step.
+step; with ``--compiled`` the images of a step once more with compiled layers. A compiled arm compiles in steps before
+the clock starts; how long those took is in its row.
 """
 from __future__ import annotations
 
@@ -32,16 +33,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--pixels', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
                         help='of the image (default: 4 x 3 tiles)')
     parser.add_argument('--sweep', action='store_true', help='cost against pairs per image and images per step instead')
+    parser.add_argument('--compiled', action='store_true', help='with --sweep: images per step also compiled')
     parser.add_argument('--out', default='work_dirs/speed', help='folder of the JSON, the table and the plot')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.compiled and not args.sweep:
+        parser.error('--compiled: is for --sweep; without it, name compiled arms with --arm')
+    return args
 
 
 def measure_arm(model, optimiser, variant, arm, args, images: int = 1, candidates: int | None = None) -> dict:
     """One row: seconds a step, and what follows from them."""
+    import time
+
     import torch
 
     from benchmarks.speed import arms as speed
-    from benchmarks.speed.measure import counted, free, median_seconds, peak_gib
+    from benchmarks.speed.measure import counted, free, median_seconds, peak_gib, synchronise
 
     data = variant.data(images, candidates or args.candidates, truncate=arm.kind != 'obvious', pixels=args.pixels)
     pairs = len(data['gaps'])
@@ -62,16 +69,28 @@ def measure_arm(model, optimiser, variant, arm, args, images: int = 1, candidate
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
+    compile_seconds = None
+    if arm.compiled:
+        speed.compile_afresh(model)
+        began = time.perf_counter()
+        step()
+        step()  # finds out whether anything of the first was only for the first
+        synchronise(args.device)
+        compile_seconds = time.perf_counter() - began
     step()  # the optimiser's states exist from here on and belong to the peak
     free(args.device)
     seconds = median_seconds(step, args.device, args.repeats, args.seconds, warm_up=1)
     peak = peak_gib(args.device)
+    if arm.compiled:
+        speed.compile_no_more(model)  # operations are counted where they can be seen
     return dict(
         variant=variant.name,
         recipe=arm.recipe,
         arm=arm.name,
         kind=arm.kind,
         checkpointing=arm.checkpointing,
+        compiled=arm.compiled,
+        compile_seconds=compile_seconds,
         cached=sorted(arm.cached),
         images=images,
         pairs=pairs,
@@ -91,7 +110,7 @@ def len_pairs(candidates: int) -> int:
 
 
 def run_variant(name: str, args, peak_flops: float, dtype) -> list[dict]:
-    """All arms of a variant; a model is built once for the arms that share its trained parts."""
+    """All arms of a variant; a model is built once for neighbouring arms that share its trained parts."""
     from benchmarks.speed import arms as speed
     from benchmarks.speed.measure import free
     from benchmarks.speed.setup import Variant, variant_name
@@ -100,7 +119,8 @@ def run_variant(name: str, args, peak_flops: float, dtype) -> list[dict]:
     rows = []
     chosen = [arm for arm in speed.ARMS if (not args.recipe or arm.recipe in args.recipe)
               and (not args.arm or arm.name in args.arm)]
-    for (recipe, with_mllm), arms in groupby(chosen, key=lambda arm: (arm.recipe, arm.mllm)):
+    # A compiled arm has a model of its own, so that the others measure what they did without it.
+    for _, arms in groupby(chosen, key=lambda arm: (arm.recipe, arm.mllm, arm.compiled)):
         model = optimiser = None
         free(args.device)
         for arm in arms:
@@ -125,12 +145,14 @@ def with_ratios(rows: list[dict]) -> list[dict]:
 
 
 def sweep(name: str, args, dtype) -> list[dict]:
-    """Seconds a step against pairs of an image (one image) and images of a step (all pairs)."""
+    """Seconds a step against pairs of an image (one image) and images of a step (all pairs), these also compiled where
+    asked."""
     from benchmarks.speed import arms as speed
     from benchmarks.speed.setup import Variant, variant_name
 
     variant = Variant.named(variant_name(name))
-    obvious, ours = speed.ARMS[0], next(arm for arm in speed.ARMS if arm.name == '+ vision tokens cached')
+    obvious, ours, compiled = speed.ARMS[0], *(
+        next(arm for arm in speed.ARMS if arm.name == f'+ vision tokens cached{end}') for end in ('', ', compiled'))
     model = speed.build_model(variant, ours, args.device, dtype)
     optimiser = speed.optimiser_of(model, args.device)
     rows = []
@@ -138,18 +160,20 @@ def sweep(name: str, args, dtype) -> list[dict]:
         (obvious, 1, 2),
         *((ours, 1, c) for c in (2, 3, 5, 8)),
         *((ours, i, 5) for i in (2, 4, 8)),
+        *((compiled, i, 5) for i in (1, 2, 4, 8) if args.compiled),
     ]:
         row = measure_arm(model, optimiser, variant, arm, args, images, candidates)
         row.pop('flops')
         rows.append(row)
-        print(f'{row["arm"]:28} {images} images, {row["pairs"]:4} pairs a step: {row["seconds"]:.3f} s', flush=True)
+        print(f'{row["arm"]:32} {images} images, {row["pairs"]:4} pairs a step: {row["seconds"]:.3f} s', flush=True)
     return rows
 
 
 def line(row: dict) -> str:
     memory = '' if row['peak_allocated_gib'] is None else f'{row["peak_allocated_gib"]:7.2f} GiB'
-    return (f'{row["variant"]:20} {row["recipe"]:22} {row["arm"]:42} {row["pairs_per_second"]:9.2f} pairs/s '
-            f'{row["images_per_second"]:8.3f} images/s {memory}')
+    compiled = '' if row['compile_seconds'] is None else f' ({row["compile_seconds"]:.0f} s of compiling)'
+    return (f'{row["variant"]:20} {row["recipe"]:22} {row["arm"]:50} {row["pairs_per_second"]:9.2f} pairs/s '
+            f'{row["images_per_second"]:8.3f} images/s {memory}{compiled}')
 
 
 def table(rows: list[dict]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from sa2va_dpo.models.compiled import compilation, compile_layers, undo_compilation
 from sa2va_dpo.models.losses import mask_log_prob, supervised_term
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.models.trainable import checkpoint_activations
@@ -36,6 +37,7 @@ class Arm:
         cached: what the batch brings instead of computing it.
         checkpointing: of activations.
         mllm: False leaves language model and ViT out of memory.
+        compiled: the transformer layers, by torch.compile.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Arm:
     cached: frozenset = field(default_factory=frozenset)
     checkpointing: bool = False
     mllm: bool = True
+    compiled: bool = False
 
 
 def _arms() -> list[Arm]:
@@ -55,14 +58,18 @@ def _arms() -> list[Arm]:
         Arm('one forward an image', lora),
         Arm('+ reference logits cached', lora, cached=frozenset([ref])),
         Arm('+ vision tokens cached', lora, cached=frozenset([ref, tokens])),
+        Arm('+ vision tokens cached, compiled', lora, cached=frozenset([ref, tokens]), compiled=True),
         Arm('+ SAM2 features cached', lora, cached=frozenset([ref, tokens, sam2])),
+        Arm('+ SAM2 features cached, compiled', lora, cached=frozenset([ref, tokens, sam2]), compiled=True),
         Arm('+ activations checkpointed', lora, cached=frozenset([ref, tokens, sam2]), checkpointing=True),
         Arm('nothing cached, activations checkpointed', lora, checkpointing=True),
         Arm('obvious: 4 forwards a pair', both, 'obvious'),
         Arm('reference and vision tokens cached', both, cached=frozenset([ref, tokens])),
+        Arm('reference and vision tokens cached, compiled', both, cached=frozenset([ref, tokens]), compiled=True),
         Arm('+ activations checkpointed', both, cached=frozenset([ref, tokens]), checkpointing=True),
         # The full config as it is shipped: no cache, checkpointing by itself at released sizes.
         Arm('nothing cached, activations checkpointed', both, checkpointing=True),
+        Arm('nothing cached, activations checkpointed, compiled', both, checkpointing=True, compiled=True),
         Arm('obvious: 4 forwards a pair', frozen, 'obvious'),
         Arm('one forward an image', frozen),
         Arm('[SEG] states and reference cached', frozen, cached=frozenset([ref, states]), mllm=False),
@@ -106,6 +113,20 @@ def switch_checkpointing(model: Sa2VADPOModel, on: bool) -> None:
         if hasattr(module, 'gradient_checkpointing'):
             module.gradient_checkpointing = False
     checkpoint_activations(model.policy, dict(llm=on, sam2_encoder=on))
+
+
+def compile_afresh(model: Sa2VADPOModel) -> None:
+    """Compile every layer as a run's first steps do, for this batch alone: what another batch left is forgotten."""
+    torch._dynamo.reset()
+    how = compilation(True)
+    assert how is not None
+    compile_layers(model.policy, how, say=lambda _: None)
+
+
+def compile_no_more(model: Sa2VADPOModel) -> None:
+    """Layers run as they are written, and nothing of a compilation stays in memory."""
+    undo_compilation(model.policy)
+    torch._dynamo.reset()
 
 
 @torch.no_grad()

@@ -89,6 +89,24 @@ def test_saved_config_starts_the_same_run(finished_run, tmp_path):
     assert largest_difference(tmp_path / 'iter_4.pth', finished_run / 'iter_4.pth') < ROUNDING
 
 
+@pytest.mark.parametrize('more', [[], ['model.activation_checkpointing.llm=True']], ids=['plain', 'checkpointed'])
+def test_a_run_with_compiled_layers_is_the_same_run(run_config, finished_run, tmp_path, more):
+    torch._dynamo.reset()
+    train_main([str(run_config), '--work-dir', str(tmp_path), '--cfg-options', 'train_cfg.max_iters=2',
+                'model.compile.backend=aot_eager', *more])
+    torch._dynamo.reset()
+    assert largest_difference(tmp_path / 'iter_2.pth', finished_run / 'iter_2.pth') < ROUNDING
+    [log] = tmp_path.glob('*/*.log')
+    assert log.read_text().count('compile: layers 2 of llm, 1 of vision, 5 of sam2_encoder, by aot_eager') == 1
+
+
+def test_deepspeed_and_compiled_layers_on_cpu(cli, run_config, tmp_path):
+    cli('tools/train.py', run_config, '--work-dir', tmp_path, '--cfg-options', 'deepspeed_on_cpu=True',
+        'train_cfg.max_iters=2', 'model.compile.backend=aot_eager', 'model.compile.parts=[llm]')
+    tensors = read_trained_tensors(tmp_path / 'iter_2.pth')
+    assert tensors and all(torch.isfinite(t).all() for t in tensors.values())
+
+
 @pytest.mark.parametrize('processes', [1, 2])
 def test_deepspeed_zero2_on_cpu(cli, run_config, tmp_path, processes):
     launcher = ['--launcher', 'pytorch'] if processes > 1 else []

@@ -166,11 +166,11 @@ def _wishes(cfg: Config, names: list[str]) -> tuple[list[Wish], SampleMaker, int
 
 
 def _start_model(cfg: Config) -> Sa2VARunModel:
-    """The model as training begins with it: same dtypes, same device, adapters at zero."""
+    """The model as training begins with it: same dtypes, same device, adapters at zero. Never compiled: what is stored
+    also serves runs that are not."""
     with setting('model'):
-        model = MODELS.build(
-            {**cfg.model, 'with_mllm': True, **({'reference': 'initial'} if 'reference' in cfg.model else {})}
-        )
+        model = MODELS.build({**cfg.model, 'with_mllm': True, 'compile': None,
+                              **({'reference': 'initial'} if 'reference' in cfg.model else {})})
     if cfg.strategy.type == 'DeepSpeedStrategy' and cfg.strategy.get('bf16', {}).get('enabled'):
         model = model.bfloat16()  # as DeepSpeed does
     return model.to(pick_device()).eval()

@@ -82,6 +82,8 @@ def known_names(where: tuple, node) -> tuple[str, ...] | None:
         return tuple(PARTS) if len(where) == 2 else _LORA
     if where == ('model', 'activation_checkpointing'):
         return 'llm', 'vision', 'sam2_encoder'
+    if where == ('model', 'compile'):
+        return 'parts', 'backend', 'mode'
     if where == ('cache',):
         from sa2va_dpo.caching.prepare import SETTINGS
 

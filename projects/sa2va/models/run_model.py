@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 
 from sa2va_dpo.models.checkpoint import assign, default_dtype, is_released_size, load_checkpoint, read_again
 
+from .compiled import compilation, compile_layers
 from .quantised import check_quantisation, quantiser
 from .sa2va import Sa2VAModel
 from .tiled import image_logits
@@ -25,7 +26,7 @@ from .trainable import (
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 # What has a meaning only where something is trained.
-_TRAINING_ONLY = ('trainable_dtype', 'activation_checkpointing')
+_TRAINING_ONLY = ('trainable_dtype', 'activation_checkpointing', 'compile')
 # Values of activation_checkpointing that leave it to the size of the checkpoint and to the memory.
 _BY_MEMORY = (None, 'auto')
 
@@ -52,6 +53,9 @@ class Sa2VARunModel(BaseModel):
             ``Sa2VARunner`` on a GPU then lets those parts keep everything that fit (``engine/activation_hook.py``).
         llm_quantisation: ``'nf4'`` (4 bits) or ``'int8'``: the language model's matrices in memory, where it is frozen
             or trained through LoRA (``models/quantised.py``). Needs a GPU as ``device`` and the extra ``quantised``.
+        compile: True, or ``dict(parts=['llm', 'vision', 'sam2_encoder'], backend='inductor', mode=None)``: transformer
+            layers compiled by torch.compile in the first steps; see :func:`sa2va_dpo.models.compiled.compilation`.
+            ``None``: not.
         with_mllm: False leaves the language model and its vision tower on the disk: for batches that bring their [SEG]
             states (docs/speed.md).
         device: where the weights go as they are read, so that they never are in host memory as a whole.
@@ -63,21 +67,23 @@ class Sa2VARunModel(BaseModel):
     Raises:
         ValueError: an unknown setting or one without effect, named with the nearest known name, before anything is
             read.
-        InputError: the checkpoint cannot be used.
+        InputError: the checkpoint cannot be used, or nothing here can compile.
     """
 
     checkpointing_by_memory = False
 
     def __init__(self, checkpoint: str, trainable: Mapping | str | None = None, *, dtype: str | None = None,
                  trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | str | None = None,
-                 llm_quantisation: str | None = None, with_mllm: bool = True, device: str = 'cpu',
-                 policy: Sa2VAModel | None = None,
+                 llm_quantisation: str | None = None, compile: bool | Mapping | None = None,
+                 with_mllm: bool = True, device: str = 'cpu', policy: Sa2VAModel | None = None,
                  data_preprocessor: dict | None = None, **unknown) -> None:
         Sa2VARunModel.check.__func__(type(self), dict(
             unknown, checkpoint=checkpoint, trainable=trainable, dtype=dtype, trainable_dtype=trainable_dtype,
-            activation_checkpointing=activation_checkpointing, llm_quantisation=llm_quantisation, policy=policy))
+            activation_checkpointing=activation_checkpointing, llm_quantisation=llm_quantisation, compile=compile,
+            policy=policy))
         super().__init__(data_preprocessor=data_preprocessor)
         self.checkpoint = checkpoint
+        self.compilation = compilation(compile, llm_quantisation)
         loaded = _DTYPES[dtype] if dtype is not None else (
             torch.float32 if trainable is not None or policy is not None else default_dtype(checkpoint, device))
         place = assign if llm_quantisation is None else quantiser(llm_quantisation, checkpoint, device)
@@ -100,6 +106,8 @@ class Sa2VARunModel(BaseModel):
             self.checkpointing_by_memory = policy is None and is_released_size(checkpoint)
             activation_checkpointing = dict.fromkeys(checkpointed_parts(), self.checkpointing_by_memory)
         checkpoint_activations(self.policy, activation_checkpointing)
+        if self.compilation is not None:
+            compile_layers(self.policy, self.compilation)
 
     @classmethod
     def setting_names(cls) -> list[str]:
@@ -127,6 +135,7 @@ class Sa2VARunModel(BaseModel):
                 raise ValueError(f'{name}: {settings[name]!r} is not one of {", ".join(_DTYPES)}')
         trainable = settings.get('trainable')
         check_quantisation(settings.get('llm_quantisation'), trainable)
+        compilation(settings.get('compile'), settings.get('llm_quantisation'))
         if trainable is not None:
             normalise_switches(trainable)
             if settings.get('activation_checkpointing') not in _BY_MEMORY:

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 
 from sa2va_dpo.models.losses import PreferenceConfig, combined_loss
 
+from .compiled import compile_layers
 from .reference import REFERENCES, build_reference, digests, same_digests
 from .run_model import Sa2VARunModel, checked_score_size
 from .sa2va import MaskOutput, upsample_logits
@@ -57,6 +58,9 @@ class Sa2VADPOModel(Sa2VARunModel):
         self.preference = preference_config(preference, reference)
         self.reference_kind = reference if self.preference.use_reference else 'none'
         self.reference = build_reference(self.reference_kind, self.policy)
+        if self.reference_kind == 'copy' and self.compilation is not None:
+            # Policy and reference round alike only where they run alike; a copy of a module is not compiled.
+            compile_layers(self.reference.copy, self.compilation, say=lambda _: None)
         # Where the reference's logits are on the disk there is no reference in memory to compare with.
         self._start = digests(self.policy) if self.reference_kind == 'stored' else None
 

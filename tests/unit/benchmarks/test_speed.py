@@ -1,11 +1,14 @@
 """The clock's arithmetic: what is counted, what is compared, and that every arm trains what it says."""
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.speed import arms as speed
 from benchmarks.speed.measure import _attention_counts, counted, median_seconds
 from benchmarks.speed.setup import Variant, variant_name
-from benchmarks.train_throughput import len_pairs, with_ratios
+from benchmarks.train_throughput import len_pairs, measure_arm, parse_args, with_ratios
+from sa2va_dpo.models.compiled import compilation
 
 
 def test_operations_of_products_and_of_grouped_attention():
@@ -82,3 +85,33 @@ def test_what_is_cached_takes_the_place_of_what_it_was_computed_from(tiny):
         assert ('sam_pixel_values' in batch) == ('sam2_levels' not in arm.cached), arm.name
         with torch.no_grad():
             assert torch.isfinite(speed.our_loss(model, dict(tiny.data(1, 3), batch=batch), 'cpu'))
+
+
+def test_a_compiled_arm_is_a_plain_one_but_for_that():
+    compiled = [arm for arm in speed.ARMS if arm.compiled]
+    assert {arm.recipe for arm in compiled} == {'LLM LoRA', 'default'}
+    for arm in compiled:
+        twin = replace(arm, name=arm.name.removesuffix(', compiled'), compiled=False)
+        # Right behind it, so that the table sets the two side by side.
+        assert speed.ARMS[speed.ARMS.index(arm) - 1] == twin
+
+
+def test_a_compiled_arm_compiles_before_the_clock_starts_and_leaves_nothing(tiny, monkeypatch):
+    """With a backend that compiles nothing, which needs no compiler."""
+    monkeypatch.setattr(speed, 'compilation', lambda _: compilation(dict(backend='eager', parts=['llm'])))
+    arm = next(arm for arm in speed.ARMS if arm.compiled)
+    torch.manual_seed(0)
+    model = speed.build_model(tiny, arm, 'cpu', torch.float32)
+    args = parse_args(['--candidates', '2', '--repeats', '2', '--seconds', '0', '--pixels', '112', '112'])
+    rows = [measure_arm(model, speed.optimiser_of(model, 'cpu'), tiny, one, args)
+            for one in (arm, replace(arm, compiled=False))]
+    assert rows[0]['compiled'] and rows[0]['compile_seconds'] > 0
+    assert not rows[1]['compiled'] and rows[1]['compile_seconds'] is None
+    assert rows[0]['flops'] == rows[1]['flops'] > 0
+    assert all(module._compiled_call_impl is None for module in model.modules())
+
+
+def test_the_sweep_alone_takes_the_flag_for_compiled_rows():
+    assert parse_args(['--sweep', '--compiled']).compiled
+    with pytest.raises(SystemExit):
+        parse_args(['--compiled'])
