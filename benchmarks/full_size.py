@@ -7,9 +7,9 @@ Stages: ``checkpoint`` (random weights, no download), ``draw`` (images with mask
 masks of four made-up methods), ``mine`` (step 1A on a few images), ``train`` (``projects/sa2va/configs/
 sa2va_dpo_vessel.py`` as shipped, ended by SIGTERM after its first checkpoint), ``resume``, ``test``, ``export``,
 ``predict``, and ``arm``: one step of the same recipe on one image without loader, DeepSpeed, offload, logs and
-validation, activations checkpointed (``train_throughput.py``), of which training should reach most. The rows of
-training say what was decided about ``activations``. Every stage is a process of its own, so that its peaks are its own.
-What is finished is not done again; ``--stages`` chooses.
+validation, activations checkpointed unless training kept them (``train_throughput.py``), of which training should
+reach most. The rows of training say what was decided about ``activations``. Every stage is a process of its own, so
+that its peaks are its own. What is finished is not done again; ``--stages`` chooses.
 """
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 CONFIG = 'projects/sa2va/configs/sa2va_dpo_vessel.py'
-ARM = 'nothing cached, activations checkpointed'
+# By what the run decided about its activations.
+ARM, ARM_KEPT = 'nothing cached, activations checkpointed', 'nothing cached'
 STAGES = ('checkpoint', 'draw', 'pairs', 'mine', 'train', 'resume', 'test', 'export', 'predict', 'arm')
 
 
@@ -184,8 +185,10 @@ class Way:
     def arm_(self) -> dict:
         side = () if self.tiny else ('--pixels', self.args.pixels, self.args.pixels)
         device = 'cuda' if self.args.gpus else 'cpu'
+        kept = (activations(self.work) or '').startswith('activations: kept (')
         row = self._stage('arm', 'benchmarks/train_throughput.py', '--device', device, '--variant', self.args.size,
-                          '--recipe', 'default', '--arm', ARM, *side, '--out', self.run / 'arm', gib=0)
+                          '--recipe', 'default', '--arm', ARM_KEPT if kept else ARM, *side,
+                          '--out', self.run / 'arm', gib=0)
         [found] = json.loads((self.run / 'arm/throughput.json').read_text())['rows']
         return dict(row, step_seconds=found['seconds'], images_per_second=found['images_per_second'],
                     step_peak_allocated_gib=found['peak_allocated_gib'])
