@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Mapping
 
 import numpy as np
 
@@ -88,9 +89,42 @@ def report(out: Path) -> None:
                 name, str(len(runs)), str(round(np.mean([r['clicks'] for r in runs.values()]))), interval(gains), share,
                 interval([gain(runs[s], start[s], 'cldice') for s in sorted(runs)]), f'{min(gains):+.4f}',
                 interval(pairs) if pairs else '']) + ' |')
+    lines += pooled(value, twins)
     (out / 'results.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
     _plot(out, rows)
+
+
+def pooled(value: Mapping[tuple, dict], twins: Mapping[str, str | None]) -> list[str]:
+    """What the preference term adds by itself in a regime, over all data sets at once.
+
+    Args:
+        value: (data, k, regime, seed) -> row.
+        twins: regime -> the same without the preference term.
+
+    Returns:
+        Lines of a table: every run is held against its twin on the same images and seed, all weigh alike; the interval
+        is that of the mean over runs, data sets not told apart.
+    """
+    def change(key: tuple, row: dict) -> float:
+        start = value.get((key[0], key[1], 'start', key[3]), row)
+        return gain(row, start) - gain(value[twin_of(key)], start)
+
+    def twin_of(key: tuple) -> tuple:
+        return key[0], key[1], twins.get(key[2]), key[3]
+
+    lines = ['\n### Preference term alone, all data sets\n',
+             '| images with masks | regime | data sets | runs | change of Dice | above 0 |',
+             '|---|---|---|---|---|---|']
+    for some in (True, False):
+        for name in twins:
+            found = {key: change(key, row) for key, row in value.items()
+                     if key[2] == name and bool(key[1]) == some and twin_of(key) in value}
+            if found:
+                sets = ', '.join(sorted({data for data, *_ in found}))
+                lines.append(f'| {"a few" if some else "none"} | {name} | {sets} | {len(found)} | '
+                             f'{interval(list(found.values()))} | {sum(one > 0 for one in found.values())} |')
+    return lines
 
 
 def _plot(out: Path, rows: list[dict]) -> None:
