@@ -71,6 +71,7 @@ def main() -> None:
 
 def claimed(path: Path) -> bool:
     """Whether this process is the first to ask for a run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.with_suffix('.claim').touch(exist_ok=False)
     except FileExistsError:

@@ -25,6 +25,7 @@ from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 from sa2va_dpo.models.tiled import image_logits, moved
 from sa2va_dpo.models.view_geometry import Box, ViewGeometry
 
+from .refinement import attach
 from .run import BATCH, learning_rate
 from .step import optimizer_of, step
 from .table import FULL
@@ -46,6 +47,7 @@ class Arm:
         steps: 0 is the start, nothing trained.
         upscaling: False freezes the mask decoder's upscaling path.
         score_size: side of the square on which masks are scored; None: half of ``size``.
+        refined: a small learnt refinement on SAM2's stride-4 features follows the decoder.
         flips: the test is also scored on mean logits of four mirrored images.
         probe: trained on three quarters of the training patients, scored on the others: what a job may look at.
     """
@@ -58,6 +60,7 @@ class Arm:
     steps: int = STEPS
     upscaling: bool = True
     score_size: int | None = None
+    refined: bool = False
     flips: bool = False
     probe: bool = False
 
@@ -86,6 +89,8 @@ ARMS = (
     Arm('3 x 3, 1024 px', 3, size=1024, data=FULL_SIZE),
     Arm('4 x 4, 1024 px', 4, size=1024, data=FULL_SIZE),
     Arm('2 x 2, 1024 px', 2, size=1024, data=('hrf', 'chase_db1')),
+    Arm('whole, 640 px, scored at 640 px', score_size=640),
+    Arm('whole, 640 px, refined', score_size=640, refined=True),
 )
 
 
@@ -203,6 +208,8 @@ def run_arm(arm: Arm, base: str, inputs: Inputs, seed: int, steps: int | None = 
     rng = np.random.default_rng([seed, 17])
     score_size = arm.score_size or arm.size // 2
     model = Sa2VASegModel(base, FULL, score_size=score_size, cldice_weight=0.5, with_mllm=False).to(inputs.device)
+    if arm.refined:
+        attach(model.policy)
     if not arm.upscaling:
         for name, parameter in model.policy.named_parameters():
             if name.startswith(UPSCALING):

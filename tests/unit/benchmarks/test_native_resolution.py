@@ -8,8 +8,11 @@ import torch
 from benchmarks.native_resolution import claimed
 from benchmarks.study.native import ARMS, Pictures
 from benchmarks.study.native_report import report
+from benchmarks.study.refinement import attach
 from benchmarks.study.unet import UNet, unet_logits
 from sa2va_dpo.datasets.mask_io import write_mask, write_rgb
+from sa2va_dpo.models.checkpoint import load_checkpoint
+from sa2va_dpo.models.sa2va import upsample_logits
 
 
 def test_differences_are_over_the_seeds_that_both_rows_have(tmp_path, capsys):
@@ -59,3 +62,22 @@ def test_the_u_net_predicts_in_blocks_what_it_predicts_at_once(size, monkeypatch
     monkeypatch.setattr('benchmarks.study.unet.BLOCK', 48)
     assert whole.shape == size and whole.std() > 0
     torch.testing.assert_close(unet_logits(net, image, 'cpu'), whole, rtol=1e-3, atol=1e-4)
+
+
+def test_a_refinement_begins_as_the_plain_logits_and_learns_from_the_features(micro_checkpoint):
+    policy = load_checkpoint(micro_checkpoint).eval()
+    seen = torch.randn(2, 3, policy.sam_size, policy.sam_size, generator=torch.Generator().manual_seed(0))
+    states = torch.randn(2, policy.text_hidden_fcs[0].in_features, generator=torch.Generator().manual_seed(1))
+    batch = dict(sam_pixel_values=seen, seg_states=states, seg_index=torch.tensor([[0, 0], [1, 0]]))
+    with torch.no_grad():
+        plain = policy(batch).low_res
+        attach(policy)
+        refined = policy(batch).low_res
+    assert refined.shape == (2, policy.sam_size, policy.sam_size) and plain.shape[-1] == policy.sam_size // 4
+    torch.testing.assert_close(refined, upsample_logits(plain, policy.sam_size))
+    policy(batch).low_res.square().mean().backward()
+    last = policy.refinement.body[-2]
+    assert last.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        last.weight.copy_(torch.randn_like(last.weight))
+        assert not torch.allclose(policy(batch).low_res, refined, atol=1e-3)
