@@ -320,6 +320,16 @@ def test_people_pick_and_the_run_goes_on(train, tmp_path):
     assert (tmp_path / 'run/iter_6.pth').is_file() and not (tmp_path / 'run/rounds/waiting.json').exists()
 
 
+def test_labelled_images_alone_come_first(train, tmp_path):
+    train(tmp_path / 'run', options=['rounds.labelled_first=1'])
+    first, second = rounds_of(tmp_path / 'run')
+    assert first['labelled']['images'] == 6 and first['data']['unlabelled'] is None
+    assert 'unlabelled' not in first and 'judge' not in first
+    assert not (tmp_path / 'run/rounds/round_0/unlabelled').exists()
+    assert not (tmp_path / 'run/rounds/round_0/check').exists(), 'nobody has to be held against labels yet'
+    assert second['unlabelled']['images'] == 5 and second['judge'] == 'iou' and second['labelled']['images'] == 6
+
+
 def test_the_reference_of_a_round_survives_a_kill(train, tmp_path):
     options = ['rounds.reference=round']
     train(tmp_path / 'whole', options=options)

@@ -103,10 +103,10 @@ class RoundMiner:
         started = time.time()
         self.policy, self.digest, self.number, self.folder = model.policy, policy_digest(model), number, folder
         self.device = str(next(model.parameters()).device)
-        mined = Mined(record=dict(policy=self.digest))
+        mined, unlabelled = Mined(record=dict(policy=self.digest)), self.unlabelled_in(number)
         with in_eval_mode(model):
             agreements: dict[str, list[float]] = {}
-            if self.images.check and self.images.unlabelled:
+            if self.images.check and unlabelled:
                 report = self._pairs(self.settings.check_config, 'check', dict(self.images.check))
                 _collect(agreements, report)
             if self.images.labelled:
@@ -119,7 +119,7 @@ class RoundMiner:
             mined.record['judge_agreement'] = {name: agreement.to_json() for name, agreement in found.items()}
             for name, agreement in found.items():
                 self.log(f'round {number}: {name} ranks candidates as IoU does with tau {agreement}')
-            if self.images.unlabelled:
+            if unlabelled:
                 if self.settings.unwatched and self.settings.check_judge:
                     self._check(found)
                 mined.record['judge'] = self.settings.judge
@@ -128,6 +128,12 @@ class RoundMiner:
         mined.record['seconds'] = round(time.time() - started, 1)
         phase('mined')
         return mined
+
+    def unlabelled_in(self, number: int) -> int:
+        """How many unlabelled images a round has."""
+        # Where all labelled images turned out to be held out, there is nothing to begin with.
+        waits = number < self.settings.labelled_first and self.images.labelled
+        return 0 if waits else len(self.images.unlabelled)
 
     def _shared(self, name: str) -> dict[str, Any]:
         # Every round draws other perturbations, also from a policy that was taken back.

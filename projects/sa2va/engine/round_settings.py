@@ -30,6 +30,8 @@ class RoundSettings:
         labelled: images with masks: a JSON list below the data root (``dpo_annotations.json``, whose pairs must name
             their ``gt_mask``, or a list of image, mask and prompt), ``dict(images=FOLDER, gt=FOLDER)``, or None.
         labelled_share: share of the draws that are labelled images.
+        labelled_first: so many rounds at the beginning mine and train on the labelled images alone: candidates of a
+            policy that has not seen the domain are poor, and so is the best of them.
         include_gt: labelled images train against their mask: the ground truth is a candidate and always chosen. False:
             the policy's own candidates only, ranked by their IoU.
         num_samples, min_iou_gap, pairing, dice_tolerance, sources, max_candidate_iou, max_pairs_per_image, cells: as in
@@ -53,6 +55,7 @@ class RoundSettings:
     unlabelled_gt: str | None = None
     labelled: str | Mapping[str, str] | None = PAIRS_FILE
     labelled_share: float = 0.5
+    labelled_first: int = 0
     include_gt: bool = True
     num_samples: int = 6
     min_iou_gap: float = 0.02
@@ -104,6 +107,12 @@ class RoundSettings:
                  'unlabelled=None to train on one kind')
         if self.unlabelled is None and self.labelled is None:
             raise InputError('rounds: neither labelled nor unlabelled images: set rounds.labelled or rounds.unlabelled')
+        need(_whole(self.labelled_first, 0), 'labelled_first', 'must be a whole number from 0 on')
+        if self.labelled_first:
+            need(self.labelled is not None and self.unlabelled is not None, 'labelled_first',
+                 'has a meaning only where there are labelled and unlabelled images: leave it out')
+            need(self.labelled_first < self.count, 'labelled_first',
+                 f'must be below rounds.count ({self.count}): the unlabelled images would never be trained on')
         if self.wrong and self.judge != 'iou':
             raise InputError(f'rounds.wrong: {self.wrong} is for studies with judge="iou", not for '
                              f'judge="{self.judge}"')

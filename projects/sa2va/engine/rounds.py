@@ -225,7 +225,7 @@ class RoundsHook(Hook):
     def _mine(self, runner, number: int) -> Mined:
         model, folder = bare_model(runner.model), self.state.folder(number)
         runner.logger.info(f'round {number}: mining pairs of {len(self.images.labelled)} labelled and '
-                           f'{len(self.images.unlabelled)} unlabelled images from the policy at iteration '
+                           f'{self.miner.unlabelled_in(number)} unlabelled images from the policy at iteration '
                            f'{runner.iter}', extra=SAID)
         try:
             mined = self.miner.mine(number, model, folder, lambda name: self._phase(runner, name))

@@ -21,6 +21,7 @@ CONFIG, LIST = 'training_config.py', 'unlabelled.txt'
 # How often each image should be looked at: 200 steps of 4 on ARCADE's 48 training images, the study's own length
 # (docs/when.md). A set far larger than the config was made for does not make a job of hours out of one of minutes.
 VISITS, LONGEST = 16, 5
+LABELLED_FIRST = 1
 # The best of the candidates in each of 8 x 8 squares: the study's choice where ground truth ranks the policy's own
 # masks.
 CELLS = 8
@@ -83,6 +84,8 @@ def round_settings(settings: JobSettings, state: JobState) -> dict[str, Any]:
         )
         if labelled:
             values['labelled_share'] = round(labelled / (labelled + len(state.unlabelled)), 6)
+            # Before anybody looks at candidates, the masks that are there say what a vessel is (docs/when.md).
+            values['labelled_first'] = min(LABELLED_FIRST, settings.rounds - 1)
     elif not settings.gt_candidate:
         values['cells'] = CELLS
     return values

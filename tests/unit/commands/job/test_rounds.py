@@ -39,6 +39,8 @@ def test_every_image_is_drawn_alike_and_rounds_default_to_the_studys(job):
     values = round_settings(*job('--judge', 'consensus'))
     assert values['count'] == 4 and values['labelled_share'] == pytest.approx(2 / 6, abs=1e-6)
     assert RoundSettings.from_config(values).judge == 'consensus'
+    assert values['labelled_first'] == 1, 'the masks come first'
+    assert round_settings(*job('--judge', 'consensus', '--rounds', '1'))['labelled_first'] == 0
     assert round_settings(*job('--rounds', '3', '--judge', 'expert', '--clicks', '9'))['clicks'] == 9
 
 
@@ -102,7 +104,8 @@ def test_masks_that_stand_in_for_an_expert(job, tmp_path):
 def test_no_masks_at_all(job):
     settings, _ = job('--without-masks', '--judge', 'expert')
     assert settings.test_from == 'none' and settings.images is None
-    assert 'labelled_share' not in round_settings(settings, JobState(unlabelled=['x.png'], test_prompt='?'))
+    values = round_settings(settings, JobState(unlabelled=['x.png'], test_prompt='?'))
+    assert not {'labelled_share', 'labelled_first'} & set(values)
 
 
 def test_a_line_a_round():
