@@ -1,20 +1,16 @@
 """Compiled layers: the numbers of plain ones, really compiled, and nothing of a model's names or state changed."""
 import copy
 
-import numpy as np
 import pytest
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.compiled import Compilation, compilation, compile_layers, layers_of, undo_compilation
 from sa2va_dpo.models.run_model import Sa2VARunModel, check_model
-from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
 from sa2va_dpo.models.trainable import merge_adapters
+from tests.unit.models.preference_case import RECIPE, build, data_of
 
-RECIPE = dict(llm=dict(mode='lora', r=4), sam2_encoder=dict(mode='lora', r=4), projector='full', mask_decoder='full')
-PREFERENCE = dict(beta=1.0, reduction='balanced', weight=0.5)
 PARTS = ['llm', 'vision', 'sam2_encoder']
 CHECKPOINTED = dict(llm=True, vision=True, sam2_encoder=True)
 
@@ -48,29 +44,9 @@ def fresh_compiler():
         setattr(config, name, value)
 
 
-def build(checkpoint, trainable=RECIPE, **settings) -> Sa2VADPOModel:
-    torch.manual_seed(0)
-    model = Sa2VADPOModel(str(checkpoint), trainable, PREFERENCE, score_size=64, **settings)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # away from the start, where policy and reference agree and adapters are at zero
-        for _, parameter in model.policy.named_parameters():
-            if parameter.requires_grad:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return model.train()
-
-
 @pytest.fixture(scope='module')
 def data(micro_checkpoint) -> dict:
     return data_of(micro_checkpoint, (64, 96), images=1)
-
-
-def data_of(checkpoint, size, images: int) -> dict:
-    rng = np.random.default_rng(0)
-    pre = Sa2VAPreprocessor.from_pretrained(checkpoint)
-    samples = [pre(rng.integers(0, 255, (*size, 3), np.uint8), 'segment the vessel') for _ in range(images)]
-    chosen, rejected = (torch.from_numpy(rng.integers(0, 2, (images, 64, 64)).astype(np.uint8) * 255) for _ in range(2))
-    return dict(batch=pre.collate(samples), chosen=chosen, rejected=rejected, image_index=torch.arange(images),
-                gaps=torch.full((images,), 0.2))
 
 
 def gradients(model, data) -> dict[str, torch.Tensor]:

@@ -1,35 +1,16 @@
 """Every cheaper way to compute a preference loss gives the loss and the gradients of the plain one."""
-import numpy as np
 import pytest
 import torch
 
-from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
+from tests.unit.models.preference_case import RECIPE, build, data_of
 
-RECIPE = dict(llm=dict(mode='lora', r=4), sam2_encoder=dict(mode='lora', r=4), projector='full', mask_decoder='full')
 DECODER = dict(projector='full', mask_decoder='full')
-PREFERENCE = dict(beta=1.0, reduction='balanced', weight=0.5)
-
-
-def build(checkpoint, trainable=RECIPE, **settings) -> Sa2VADPOModel:
-    torch.manual_seed(0)
-    model = Sa2VADPOModel(str(checkpoint), trainable, PREFERENCE, score_size=64, **settings)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # away from the start, where policy and reference agree and adapters are at zero
-        for name, parameter in model.policy.named_parameters():
-            if parameter.requires_grad:
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-    return model.train()
 
 
 @pytest.fixture(scope='module')
 def data(micro_checkpoint) -> dict:
-    rng = np.random.default_rng(0)
-    pre = Sa2VAPreprocessor.from_pretrained(micro_checkpoint)
-    samples = [pre(rng.integers(0, 255, (64, 96, 3), np.uint8), 'segment the vessel') for _ in range(2)]
-    chosen, rejected = (torch.from_numpy(rng.integers(0, 2, (4, 64, 64)).astype(np.uint8) * 255) for _ in range(2))
-    return dict(batch=pre.collate(samples), chosen=chosen, rejected=rejected, image_index=torch.tensor([0, 0, 1, 1]),
-                gaps=torch.full((4,), 0.2))
+    return data_of(micro_checkpoint, (64, 96), images=2, pairs=2)
 
 
 def loss_and_gradients(model: Sa2VADPOModel, data: dict) -> tuple[float, dict[str, torch.Tensor]]:
