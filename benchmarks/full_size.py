@@ -86,6 +86,12 @@ def activations(work_dir: Path) -> str | None:
     return found[-1] if found else None
 
 
+def kept_all(line: str | None) -> bool:
+    """Whether a line of :func:`activations` says that every part keeps them; of a resumed run it says that it measured
+    again."""
+    return ': kept (' in (line or '')
+
+
 class Way:
     """The stages of one size; each method returns a row of the table."""
 
@@ -185,9 +191,8 @@ class Way:
     def arm_(self) -> dict:
         side = () if self.tiny else ('--pixels', self.args.pixels, self.args.pixels)
         device = 'cuda' if self.args.gpus else 'cpu'
-        kept = (activations(self.work) or '').startswith('activations: kept (')
         row = self._stage('arm', 'benchmarks/train_throughput.py', '--device', device, '--variant', self.args.size,
-                          '--recipe', 'default', '--arm', ARM_KEPT if kept else ARM, *side,
+                          '--recipe', 'default', '--arm', ARM_KEPT if kept_all(activations(self.work)) else ARM, *side,
                           '--out', self.run / 'arm', gib=0)
         [found] = json.loads((self.run / 'arm/throughput.json').read_text())['rows']
         return dict(row, step_seconds=found['seconds'], images_per_second=found['images_per_second'],

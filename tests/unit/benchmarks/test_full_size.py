@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.full_size import activations, step_times, table
+from benchmarks.full_size import activations, kept_all, step_times, table
 from benchmarks.speed.processes import descendants, host_gib, run
 
 
@@ -66,3 +66,13 @@ def test_a_process_and_its_children_are_found():
 def test_the_table_leaves_out_what_was_not_measured():
     rows = dict(train=dict(seconds=12.34, step_seconds=0.5, images_per_second=2.0, peak_gpu_gib=None))
     assert table(rows).splitlines()[-1] == '| train | 12.3 | 0.500 | 2.00 |  |  |  |'
+
+
+@pytest.mark.parametrize('line, kept', [
+    ('activations: kept (a step takes 15.4 GiB, it may take 106.3)', True),
+    ('activations, measured again: kept (a step takes 15.4 GiB, it may take 106.3)', True),
+    ('activations: kept in sam2_encoder, inputs only in llm (keeping all, a step would take 24.0 GiB)', False),
+    ('activations: layers keep their inputs only (keeping all, a step would take 24.0 GiB)', False),
+    (None, False)])
+def test_the_arm_is_that_of_what_was_decided_also_by_a_resumed_run(line, kept):
+    assert kept_all(line) == kept
