@@ -75,7 +75,8 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.call_hook('between_steps')
         while self._iter < self._max_iters and not self.stop_training:
-            self.runner.model.train()
+            if not self.runner.model.training:
+                self.runner.model.train()  # walks over every module: not in each step
             data_batch = next(self.dataloader_iterator)
             seed_step(self.runner.seed, self._iter, get_rank())
             self.run_iter(data_batch)

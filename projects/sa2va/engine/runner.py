@@ -17,6 +17,7 @@ from .activation_hook import ActivationMemoryHook
 from .config import derive, save
 from .console_hook import SAID, ConsoleHook
 from .guarded_runner import GuardedRunner
+from .offload import OffloadHook
 from .precheck import precheck
 from .rounds import install_rounds
 from .run_record import claim_training
@@ -65,6 +66,7 @@ class Sa2VARunner(GuardedRunner):
         for line in [machine, *caches]:
             runner.logger.info(line)
         runner.register_hook(ActivationMemoryHook())
+        runner.register_hook(OffloadHook())
         if is_quiet():
             runner.register_hook(ConsoleHook(machine))
         return runner

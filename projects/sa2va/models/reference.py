@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Mapping
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.func import functional_call
 
@@ -39,6 +40,7 @@ class InitialPolicyReference(nn.Module):
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
         self._names: list[str] = []
+        self._layers: list | None = None  # in a list, so that the policy is no module of the reference
         self.version = 0
         self._take({name: p for name, p in _trainable(policy).items() if 'lora_' not in name})
 
@@ -48,6 +50,13 @@ class InitialPolicyReference(nn.Module):
         self._names = list(tensors)
         for i, tensor in enumerate(tensors.values()):
             self.register_buffer(_SNAPSHOT + str(i), tensor.detach().clone(), persistent=False)
+
+    def _adapters(self, policy: nn.Module) -> list[BaseTunerLayer]:
+        """The policy's layers with adapters; looked for once, for a walk over all modules takes as long as many
+        layers."""
+        if self._layers is None or self._layers[0] is not policy:
+            self._layers = [policy, [layer for _, layer in lora_layers(policy)]]
+        return self._layers[1]
 
     def _snapshot(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, _SNAPSHOT + str(i)) for i, name in enumerate(self._names)}
@@ -60,10 +69,9 @@ class InitialPolicyReference(nn.Module):
     @torch.no_grad()
     def forward(self, policy: nn.Module, batch: dict):
         """What ``policy(batch)`` returned before training, or at the last reset; no gradient, dropout off."""
-        live = dict(policy.named_parameters())
         # DeepSpeed casts parameters to bf16 but leaves buffers in float32; the layers need one dtype.
-        snapshot = {name: tensor.to(live[name].dtype) for name, tensor in self._snapshot().items()}
-        with in_eval_mode(policy), nullcontext() if self.adapters_on else adapters_disabled(policy):
+        snapshot = {name: tensor.to(policy.get_parameter(name).dtype) for name, tensor in self._snapshot().items()}
+        with in_eval_mode(policy), nullcontext() if self.adapters_on else adapters_disabled(self._adapters(policy)):
             return functional_call(policy, snapshot, (batch,))
 
     def reset(self, policy: nn.Module) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import Iterator, Mapping
+from typing import Iterator, Mapping, Sequence
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -219,8 +219,10 @@ def lora_layers(policy: nn.Module) -> list[tuple[str, BaseTunerLayer]]:
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Inside the block the model predicts as in validation, without gradient; what was training before is training
     after."""
+    # Switched one by one: eval() would walk the whole tree again, which between the launches of small kernels counts.
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        module.training = False
     try:
         with torch.no_grad():
             yield
@@ -230,13 +232,16 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def adapters_disabled(policy: nn.Module) -> Iterator[None]:
-    """Switch every LoRA adapter off inside the block: the base weights alone answer.
+def adapters_disabled(layers: Sequence[BaseTunerLayer]) -> Iterator[None]:
+    """Switch LoRA adapters off inside the block: the base weights alone answer.
 
     ``requires_grad`` of the adapters is restored on leaving (peft's own switch clears it).
+
+    Args:
+        layers: every layer that carries one (:func:`lora_layers`), found once by callers that come back each step.
     """
-    layers = [layer for _, layer in lora_layers(policy)]
-    flags = {name: p.requires_grad for name, p in policy.named_parameters()}
+    flags = [(parameter, parameter.requires_grad) for layer in layers for name in layer.adapter_layer_names
+             for parameter in getattr(layer, name).parameters()]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -244,8 +249,8 @@ def adapters_disabled(policy: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        for name, p in policy.named_parameters():
-            p.requires_grad_(flags[name])
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ def test_merged_adapters_answer_as_the_injected_ones(policy, batch):
     randomise_adapters(policy)
     with torch.no_grad():
         injected = policy(batch).low_res
-        with adapters_disabled(policy):
+        with adapters_disabled([layer for _, layer in lora_layers(policy)]):
             base = policy(batch).low_res
         assert (injected - base).abs().max() > 1e-3
         merge_adapters(policy)
@@ -84,7 +84,7 @@ def test_merged_adapters_answer_as_the_injected_ones(policy, batch):
 def test_disabled_adapters_come_back_trainable(policy, batch):
     set_trainable(policy, RECIPE)
     flags = {name: p.requires_grad for name, p in policy.named_parameters()}
-    with adapters_disabled(policy):
+    with adapters_disabled([layer for _, layer in lora_layers(policy)]):
         pass
     assert flags == {name: p.requires_grad for name, p in policy.named_parameters()}
 
