@@ -8,6 +8,7 @@ pytestmark = pytest.mark.integration
 
 OPTIONS = (
     'model.trainable.llm.dropout=0.1',
+    'model.trainable.refinement=full',
     'cache=None',
     'train_cfg.val_interval=100',
     'default_hooks.checkpoint.interval=2',
@@ -44,7 +45,8 @@ def test_two_and_two_steps_are_four(cli, run_config, tmp_path, kind):
     whole = train('whole', 4)
     half = train('parts', 2)
     resumed = train('parts', 4, '--resume')
-    assert whole.keys() == resumed.keys() and any('lora_' in name for name in whole)
+    assert whole.keys() == resumed.keys() and all(
+        any(part in name for name in whole) for part in ('lora_', 'refinement.'))
     different = [name for name in whole if not torch.equal(whole[name], resumed[name])]
     assert different == []
     assert any(not torch.equal(half[name], whole[name]) for name in whole)

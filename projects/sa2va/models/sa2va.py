@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .grounding import build_grounding, complete_dims, patch_embedding
 from .mllm import build_mllm, hidden_size_of
+from .refinement import Refinement
 
 # Buffers that hold frequencies. Rounded to bfloat16 they shift rotary phases by whole radians at long
 # positions, so they keep float32 whatever the model is cast to (DeepSpeed casts buffers as well).
@@ -31,7 +32,8 @@ class MaskOutput:
     """What the mask decoder says about each [SEG] token. Logits and scores are float32.
 
     Attributes:
-        low_res: ``[n_seg, h, w]`` logits (stride 4 of the SAM2 input) of the hypothesis with the highest predicted IoU.
+        low_res: ``[n_seg, h, w]`` logits of the hypothesis with the highest predicted IoU, at stride 4 of the SAM2
+            input; at stride 1 where the model has a refinement.
         hypotheses: ``[n_seg, 3, h, w]`` logits of all hypotheses.
         iou_pred: ``[n_seg, 3]`` predicted IoU of each.
         seg_embedding: ``[n_seg, C]`` the prompt vector.
@@ -77,6 +79,7 @@ class Sa2VAModel(nn.Module):
         mllm: the family's language model with its vision tower (``vision_model``, ``language_model``), or None.
         text_hidden_fcs: [SEG] state -> SAM2 prompt vector.
         sam2: ``transformers.Sam2Model`` (everything of SAM2 but its video memory), or ``Sam3TrackerModel``.
+        refinement: see ``models/refinement.py``; None where the checkpoint has none and none is trained.
         sam_size: side of its square input, pixels.
         source: where the weights came from (``hf_checkpoint.Source``), or None.
         autocast_dtype: matrix products run in this dtype whatever the parameters are stored in; None: as stored.
@@ -93,6 +96,7 @@ class Sa2VAModel(nn.Module):
         width = hidden_size_of(config)
         self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dims['hidden_dim']))
         self.sam2 = build_grounding(dims)
+        self.refinement: Refinement | None = None
         self.sam_size: int = dims['image_size']
         self.sam2_dims = dims
         self.source = None
@@ -252,6 +256,8 @@ class Sa2VAModel(nn.Module):
         masks, iou = masks.squeeze(1).float(), iou.squeeze(1).float()
         best = iou.argmax(dim=1)
         low_res = masks[torch.arange(n, device=masks.device), best]
+        if self.refinement is not None:
+            low_res = self.refinement(low_res, features.high_res[0])
         return MaskOutput(low_res, masks, iou, seg_embedding, score.squeeze(1).float())
 
     def dense_position_encoding(self) -> torch.Tensor:

@@ -107,13 +107,16 @@ class Sa2VADPOModel(Sa2VARunModel):
         self.reference.reset(self.policy)
 
     def reference_low_res(self, batch: dict) -> torch.Tensor:
-        """Low-resolution logits of the reference, ``[B, h, w]`` float32: those that the batch brings, else computed.
+        """Logits of the reference as its decoder gives them, ``[B, h, w]`` float32: from the batch or else computed.
 
         Raises:
             ValueError: ``reference='stored'`` and the batch brings none.
         """
         if 'reference_low_res' in batch:
-            return batch['reference_low_res'].float()
+            stored = batch['reference_low_res'].float()
+            # Kept of a checkpoint without the refinement that this run trains: as coarse as its map is.
+            coarse = self.policy.refinement is not None and stored.shape[-1] < self.policy.sam_size
+            return upsample_logits(stored, self.policy.sam_size) if coarse else stored
         if self.reference is None:
             raise ValueError('reference "stored": the batch brings no reference_low_res; the data set needs a cache of '
                              'it')

@@ -49,9 +49,11 @@ class Sa2VASegModel(Sa2VARunModel):
             raise ValueError(f'hypotheses: {hypotheses!r} must be "selected" or "all"')
         if hypotheses == 'selected' and settings.get('iou_weight') is not None:
             raise ValueError('iou_weight: has no effect with hypotheses="selected"; leave it out')
+        if hypotheses == 'all' and settings['trainable'] != 'all' and 'refinement' in settings['trainable']:
+            raise ValueError('trainable.refinement: it follows the selected hypothesis; set hypotheses="selected"')
 
     def score_logits(self, output: MaskOutput) -> torch.Tensor:
-        """Logits on the scoring square, [n, S, S] float32 (bilinear, from the stride-4 map)."""
+        """Logits on the scoring square, [n, S, S] float32 (bilinear, from the decoder's map)."""
         return upsample_logits(output.low_res.float(), self.score_size)
 
     def loss(self, batch: dict, target: torch.Tensor, **_) -> dict[str, torch.Tensor]:

@@ -13,6 +13,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from .refinement import new_refinement
+
 # Part name -> attribute path inside Sa2VAModel. A part holds what lies under its path and under no longer path here:
 # the decoder's IoU and object-score heads get no gradient from a mask, so they are parts of their own.
 PARTS: dict[str, str] = {
@@ -26,7 +28,10 @@ PARTS: dict[str, str] = {
     'mask_decoder': 'sam2.mask_decoder',
     'iou_head': 'sam2.mask_decoder.iou_prediction_head',
     'object_score_head': 'sam2.mask_decoder.pred_obj_score_head',
+    'refinement': 'refinement',
 }
+# Of parts that begin at nothing, where the run's learning rate is one for weights that have been trained long.
+_LR_MULT = {'refinement': 10.0}
 
 # Linear layers that carry a LoRA adapter, by the suffix of their module name.
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
@@ -54,6 +59,8 @@ def _normalise(part: str, setting) -> dict:
     if unknown:
         raise ValueError(f'trainable[{part!r}]: {", ".join(unknown)} is no field of mode {mode!r} '
                          f'(fields: {", ".join(sorted(allowed))})')
+    if mode == 'full' and part in _LR_MULT:
+        setting.setdefault('lr_mult', _LR_MULT[part])
     if mode == 'lora' and part not in LORA_TARGETS:
         raise ValueError(f'trainable[{part!r}]: LoRA is offered for {", ".join(LORA_TARGETS)}; '
                          f'this part is small, train it with mode "full"')
@@ -95,8 +102,9 @@ def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) ->
         policy: a ``Sa2VAModel``; changed in place (LoRA layers are injected).
         spec: part name (a key of ``PARTS``) -> ``'frozen'``, ``'full'``, ``'lora'`` or a dict with ``mode`` and,
             for LoRA, ``r`` (rank, default 64), ``alpha`` (default 2 r), ``dropout`` (default 0.0) and ``targets``
-            (module-name suffixes), and ``lr_mult`` (multiplies the run's learning rate for this part).
-            The string ``'all'`` opens every part fully (supervised training from scratch).
+            (module-name suffixes), and ``lr_mult`` (multiplies the run's learning rate for this part; default 1, of
+            ``refinement``, which is made where the model has none, 10).
+            The string ``'all'`` opens every part that the model has fully (supervised training from scratch).
 
     Returns:
         The normalised switches, one per open part.
@@ -108,6 +116,8 @@ def set_trainable(policy: nn.Module, spec: Mapping[str, str | Mapping] | str) ->
     policy.requires_grad_(spec == 'all')
     if spec == 'all':
         return switches
+    if 'refinement' in switches and policy.refinement is None:
+        policy.refinement = new_refinement(policy)
     for part, setting in switches.items():
         module = _part(policy, part)
         if setting['mode'] == 'full':

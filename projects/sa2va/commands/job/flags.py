@@ -49,6 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
              'takes about as long as the job itself; auto measures where the images have at least twice as many '
              'pixels along a side as the model sees, else keeps',
     )
+    add(
+        '--refine',
+        action='store_true',
+        help='also train a small refinement of the logits on SAM2\'s stride-4 features, scored at the full input size; '
+             'the export then has one file more, which upstream\'s code does not read (docs/resolution.md)',
+    )
     add('--gpus', type=int, default=1, help='more than 1 starts training through torchrun')
     add('--seed', type=int, default=0)
     add('--prompt', help="default: the guide's; with --pairs, that of the pairs")

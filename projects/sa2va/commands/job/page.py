@@ -86,7 +86,7 @@ def command_line(settings: Mapping[str, Any]) -> str:
     if settings['test_from'] == 'none':
         words.append('--without-masks')
     for name, _, here in changed_flags(settings):
-        if name == '--no-gt-candidate':
+        if name in ('--no-gt-candidate', '--refine'):
             words.append(name)
         elif name == '--members':
             words += [name, *settings['members']]
@@ -118,7 +118,7 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     parser = build_parser()
     rounds, judge = (ROUNDS, 'consensus') if settings.get('unlabelled') is not None else (1, 'iou')
     return dict(MINING, rounds=rounds, judge=judge, gt_candidate=True, members=[], clicks=None, prompt=None,
-                group_regex=None, **{name: parser.get_default(name) for name in ('sam_size', 'grid', 'gpus', 'seed')})
+                group_regex=None, **{name: parser.get_default(name) for name in ('sam_size', 'grid', 'refine', 'gpus', 'seed')})
 
 
 def _changed_config(folder: Path, settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -48,6 +48,7 @@ class JobSettings:
         sam_size: ``'auto'``, ``'keep'``, or the side of the SAM2 input in pixels.
         grid: ``'keep'`` (as the model states it), ``'measure'`` (by short trainings), ``'auto'`` (measured where the
             images are much larger than the model's input), or tiles along each axis.
+        refine: a refinement of the logits is trained as well (``models/refinement.py``).
         gt_candidate: the ground truth is one of the candidates.
         unlabelled_gt: folder of masks that pick in an expert's place (``judge='iou'``), for studies.
         unlabelled: folder of images without masks; ``judge`` ranks their candidates (``clicks``, ``reviewer``,
@@ -66,6 +67,7 @@ class JobSettings:
     work_dir: Path
     sam_size: str | int
     grid: str | int
+    refine: bool
     gpus: int
     seed: int
     prompt: str | None
@@ -132,6 +134,7 @@ def settings_from(args: argparse.Namespace) -> JobSettings:
         work_dir=Path(args.work_dir),
         sam_size=_sam_size(args.sam_size),
         grid=_grid(args.grid),
+        refine=args.refine,
         gpus=args.gpus,
         seed=args.seed,
         prompt=args.prompt,

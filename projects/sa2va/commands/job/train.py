@@ -68,11 +68,12 @@ def command_of(settings: JobSettings, state: JobState) -> list[str]:
         command += ['--launcher', 'pytorch']
     if any(folder.glob('iter_*.pth')):
         command.append('--resume')
-    options = []
-    if state.sam_size['chosen'] != state.sam_size['own'] and not any(
-        'score_size=' in option for option in settings.cfg_options
-    ):
-        options.append(f'score_size={state.sam_size["chosen"] // 2}')
+    options, size = ['model.trainable.refinement=full'] * settings.refine, state.sam_size['chosen']
+    if not any('score_size=' in option for option in settings.cfg_options):
+        if settings.refine:
+            options.append(f'score_size={size}')  # as large as what it draws
+        elif size != state.sam_size['own']:
+            options.append(f'score_size={size // 2}')
     if not state.validates:
         options += [
             'val_dataloader=None',

@@ -20,10 +20,11 @@ from torch import nn
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import new_directory, read_json, write_json, write_text
+from sa2va_dpo.models.refinement import new_refinement
 from sa2va_dpo.models.trainable import lora_layers
 from sa2va_dpo.models.view_geometry import ViewGeometry
 
-from .layout import ADAPTER_BASE, CARD_FILE, OWN_FILE, SAM2_DIMS, assign, is_adapter, json_object
+from .layout import ADAPTER_BASE, CARD_FILE, OWN_FILE, REFINEMENT_FILE, SAM2_DIMS, assign, is_adapter, json_object
 from .store import CheckpointStore, read_safetensors
 
 _PREFIX = 'base_model.model.'
@@ -33,16 +34,18 @@ _PIECES, _PIECE_BYTES = 64, 1 << 16
 
 
 def _base_fingerprint(model: nn.Module) -> str:
-    """Hex digest of the names and shapes of the model without its adapter. Two families can have decoders of equal
-    shape, so that an adapter of one would fit the other."""
+    """Hex digest of the names and shapes of the model without its adapter and refinement (an adapter may bring the
+    first one). Two families can have decoders of equal shape, so that an adapter of one would fit the other."""
     shapes = sorted((name.replace('.base_layer.', '.'), list(tensor.shape))
-                    for name, tensor in model.state_dict().items() if '.lora_' not in name)
+                    for name, tensor in model.state_dict().items()
+                    if '.lora_' not in name and not name.startswith('refinement.'))
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
 
 
 def base_hash(directory: str | os.PathLike) -> str:
     """SHA-256, hex, of what makes a checkpoint the base of an adapter: size and evenly spread pieces of its weight
-    files (all of a small one), and its SAM2 sizes; of an adapter, its own files likewise and the hash of its base.
+    files (all of a small one) and of its refinement, and its SAM2 sizes; of an adapter, its own files likewise and the
+    hash of its base.
 
     The weights of released checkpoints are too large to be read a second time for a hash of every byte.
     """
@@ -53,7 +56,7 @@ def base_hash(directory: str | os.PathLike) -> str:
         # Of its record the hash alone: the path in it may be corrected.
         total.update(str(json_object(directory / ADAPTER_BASE).get('weights')).encode())
     else:
-        names = [*CheckpointStore(directory).files, SAM2_DIMS]
+        names = [*CheckpointStore(directory).files, SAM2_DIMS, REFINEMENT_FILE]
     for path in (directory / name for name in names):
         if not path.is_file():
             continue
@@ -160,6 +163,8 @@ def load_adapter(model: nn.Module, directory: str | os.PathLike) -> int:
         raise InputError(f'{directory}: this adapter belongs to another model; put it on the checkpoint that it was '
                          f'trained from ({base.get("checkpoint")})')
     trained = read_safetensors(directory / _TRAINED) if (directory / _TRAINED).is_file() else {}
+    if model.refinement is None and any(name.startswith('refinement.') for name in trained):
+        model.refinement = new_refinement(model)
     factors = {}
     if (directory / _CONFIG).is_file():
         try:

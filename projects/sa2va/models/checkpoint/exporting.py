@@ -18,6 +18,7 @@ from sa2va_dpo.models.view_geometry import ViewGeometry
 from .keys import KeyGroup
 from .layout import (
     CARD_FILE,
+    REFINEMENT_FILE,
     SAM2_DIMS,
     base_directory,
     empty_weights,
@@ -28,6 +29,7 @@ from .layout import (
     read_sam2_dims,
     write_view,
 )
+from .refinement import write_refinement
 from .store import CheckpointStore, other_weight_files, weight_files, write_like
 
 # What a checkpoint says about itself is not true of what is made from it, and has to be kept: its licence is there.
@@ -61,6 +63,7 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
     Only what the model changed is taken from it: a number that is the stored one, rounded to the model's dtype, is
     written as it is stored, so a bfloat16 model of a float32 checkpoint exports every frozen tensor exactly. LoRA is
     merged on the way, in float32, onto the stored weights; what the model never read (``device='meta'``) is copied.
+    A refinement is a file of its own beside them (``sa2va_dpo_refinement.safetensors``).
 
     Args:
         model: a ``Sa2VAModel``, with or without its LoRA layers, on any device; left as it is.
@@ -79,7 +82,7 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
     with empty_weights():
         expected = set(Sa2VAModel(config, read_sam2_dims(source_dir)).state_dict())
     state = {name.replace('.base_layer.', '.'): tensor for name, tensor in model.state_dict().items()
-             if '.lora_' not in name}
+             if '.lora_' not in name and not name.startswith('refinement.')}
     unread = {name for name in expected if name.startswith('mllm.')} if model.mllm is None else set()
     if set(state) != expected - unread:
         odd = sorted(set(state) ^ (expected - unread))
@@ -97,7 +100,7 @@ def export_checkpoint(model: Sa2VAModel, source_dir: str | os.PathLike, out_dir:
             last[:] = group, _released_tensors(group, store, state, unread, adapters)
         return last[1][i]
 
-    write_directory_like(store, out_dir, tensor_of, view, card)
+    write_directory_like(store, out_dir, tensor_of, view, card, refined=model)
     return out_dir
 
 
@@ -123,13 +126,15 @@ def _released_tensors(group: KeyGroup, store: CheckpointStore, state: dict[str, 
 
 
 def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Callable[[str], torch.Tensor],
-                         view: ViewGeometry | Mapping | int | str | None = None, card: str | None = None) -> None:
+                         view: ViewGeometry | Mapping | int | str | None = None, card: str | None = None,
+                         refined: Sa2VAModel | None = None) -> None:
     """A directory like the store's: same weight files with other numbers, all other files copied untouched.
 
     Args:
         tensor_of: released key -> CPU tensor of the stored shape and dtype; called once per key.
         out_dir: new or empty; it appears only when complete.
         view, card: as in :func:`export_checkpoint`.
+        refined: the model whose refinement, or lack of one, takes the place of the store's; None: the store's goes on.
 
     Raises:
         InputError: the output directory is in use, or the store's directory holds weights in two formats.
@@ -140,7 +145,10 @@ def write_directory_like(store: CheckpointStore, out_dir: Path, tensor_of: Calla
                          f'be exported, it would be stale')
     with new_directory(out_dir) as part:
         write_like(store, part, tensor_of)
-        _copy_others(store.directory, part, skip=weight_files(store), rename=None if card is None else OF_THE_BASE)
+        skip = weight_files(store) | ({REFINEMENT_FILE} if refined is not None else set())
+        _copy_others(store.directory, part, skip=skip, rename=None if card is None else OF_THE_BASE)
+        if refined is not None and refined.refinement is not None:
+            write_refinement(part, refined, store.directory)
         if view is not None:
             write_view(part, view)
         if card is not None:

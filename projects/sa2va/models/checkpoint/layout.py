@@ -25,6 +25,7 @@ from .store import stored_names
 SAM2_DIMS = 'sam2_dims.json'
 # What this package adds to a checkpoint; upstream's code reads nothing of it.
 OWN_FILE = 'sa2va_dpo.json'
+REFINEMENT_FILE = 'sa2va_dpo_refinement.safetensors'
 # What an export says about itself.
 CARD_FILE = 'MODEL_CARD.md'
 # What makes a directory an adapter: the checkpoint that it belongs on is named in it.

@@ -17,6 +17,7 @@ from sa2va_dpo.models.trainable import lora_layers, merge_adapters
 from .adapter import check_base, load_adapter
 from .keys_mllm import vocabulary_head
 from .layout import (
+    REFINEMENT_FILE,
     SAM2_DIMS,
     assign,
     base_directory,
@@ -28,7 +29,8 @@ from .layout import (
     recorded_base,
     shapes_of,
 )
-from .store import CheckpointStore
+from .refinement import put_refinement
+from .store import CheckpointStore, read_safetensors
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def load_checkpoint(directory: str | os.PathLike, dtype: torch.dtype = torch.flo
         for name, tensor in zip(group.ours, group.load([store.read(k, kind, target) for k in group.released])):
             place(model, name, tensor)
     store.close()
+    put_refinement(model, directory, dtype, device)
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and not nowhere:
@@ -181,6 +184,11 @@ def read_again(model: Sa2VAModel, names: set[str], dtype: torch.dtype) -> None:
                     path, old = live[name]
                     assign(model, path, tensor if old.is_meta else tensor.to(old.device))
     store.close()
+    if any(name.startswith('refinement.') for name in names):
+        path = model.source.directory / REFINEMENT_FILE
+        for name, tensor in (read_safetensors(path) if path.is_file() else {}).items():
+            old = live[f'refinement.{name}'][1]
+            assign(model, f'refinement.{name}', tensor.to('cpu' if old.is_meta else old.device, dtype))
 
 
 def _merge(model: Sa2VAModel) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from sa2va_dpo.commands.job import main, mine, report, resize, train
+from sa2va_dpo.commands.job.page import command_line
 from sa2va_dpo.commands.job.state import JobState, Labelled
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.inference.grid_choice import Looks
@@ -137,6 +138,18 @@ def labelled(monkeypatch):
 
 def with_grid(settings, grid, micro_checkpoint):
     return replace(settings, model=str(micro_checkpoint), sam_size='keep', grid=grid)
+
+
+def test_a_refinement_is_a_part_that_is_scored_at_the_full_input(settings_of, in_an_empty_folder):
+    options = ('--work-dir', 'w', '--refine')
+    state = state_of(sam_size=dict(own=640, chosen=1024))
+    command = train.command_of(settings_of(*options), state)
+    assert command[command.index('--cfg-options') + 1:] == ['model.trainable.refinement=full', 'score_size=1024']
+    command = train.command_of(settings_of(*options, '--cfg-options', 'score_size=512'), state)
+    assert [part for part in command if 'score_size' in part] == ['score_size=512']
+    settings = settings_of(*options)
+    assert '--refine' in command_line(json.loads(json.dumps(settings.identity()))).split()
+    assert '--refine' not in command_line(settings_of('--work-dir', 'w').identity()).split()
 
 
 def test_a_grid_that_is_asked_for_travels_with_the_start(settings, labelled, micro_checkpoint):
