@@ -38,7 +38,7 @@ def main() -> None:
         from benchmarks.study.native_report import report
 
         return report(args.out)
-    from benchmarks.study.native import ARMS, Arm
+    from benchmarks.study.native import ARMS, Arm, refined_arms
 
     if args.prepare:
         from benchmarks.study.bases import base_checkpoint
@@ -46,7 +46,7 @@ def main() -> None:
         for size in {arm.size for arm in ARMS} - {640}:
             base_checkpoint(f'tiny@{size}', args.out, 'cpu')
         return None
-    table = [*ARMS[:3], Arm(UNET), *ARMS[3:], Arm(CHOICE, steps=0)]
+    table = [*ARMS[:3], Arm(UNET), *ARMS[3:], Arm(CHOICE, steps=0), *refined_arms()]
     if args.only:
         table = [arm for name in args.only for arm in table if arm.name == name]
     groups = [(data, seed) for data in args.data for seed in args.seeds]

@@ -25,7 +25,7 @@ from sa2va_dpo.models.sa2va_seg_model import Sa2VASegModel
 from sa2va_dpo.models.tiled import image_logits, moved
 from sa2va_dpo.models.view_geometry import Box, ViewGeometry
 
-from .refinement import attach
+from .refinement import SHAPES, attach
 from .run import BATCH, learning_rate
 from .step import optimizer_of, step
 from .table import FULL
@@ -47,7 +47,7 @@ class Arm:
         steps: 0 is the start, nothing trained.
         upscaling: False freezes the mask decoder's upscaling path.
         score_size: side of the square on which masks are scored; None: half of ``size``.
-        refined: a small learnt refinement on SAM2's stride-4 features follows the decoder.
+        refined: a small learnt refinement on SAM2's stride-4 features follows the decoder, of this name in ``SHAPES``.
         flips: the test is also scored on mean logits of four mirrored images.
         probe: trained on three quarters of the training patients, scored on the others: what a job may look at.
     """
@@ -60,7 +60,7 @@ class Arm:
     steps: int = STEPS
     upscaling: bool = True
     score_size: int | None = None
-    refined: bool = False
+    refined: str | None = None
     flips: bool = False
     probe: bool = False
 
@@ -89,9 +89,22 @@ ARMS = (
     Arm('3 x 3, 1024 px', 3, size=1024, data=FULL_SIZE),
     Arm('4 x 4, 1024 px', 4, size=1024, data=FULL_SIZE),
     Arm('2 x 2, 1024 px', 2, size=1024, data=('hrf', 'chase_db1')),
-    Arm('whole, 640 px, scored at 640 px', score_size=640),
-    Arm('whole, 640 px, refined', score_size=640, refined=True),
 )
+
+
+def refined_arms() -> list[Arm]:
+    """The refinements that were tried on each data set's best way of looking, each with the plain arm that is scored on
+    the same square; probes of full length, by which one of them was chosen."""
+    found = []
+    for way, grid, data in (('4 x 4', 4, 'hrf_full'), ('3 x 3', 3, 'hrf'), ('2 x 2', 2, 'chase_db1'),
+                            ('whole, 640 px', 1, 'arcade')):
+        for shape in (None, *SHAPES):
+            plain = f'{way}, {shape or "scored at 640 px"}'
+            probe = f'probe: {way}, {shape}, {STEPS} steps' if shape else f'probe: {way}, {STEPS} steps'
+            found += [Arm(name, grid, data=(data,), score_size=640, refined=shape, probe=is_probe)
+                      for name, is_probe in ((plain, False), (probe, True))]
+    known = {arm.name for arm in ARMS}
+    return [arm for arm in found if arm.name not in known]
 
 
 class Pictures:
@@ -208,8 +221,7 @@ def run_arm(arm: Arm, base: str, inputs: Inputs, seed: int, steps: int | None = 
     rng = np.random.default_rng([seed, 17])
     score_size = arm.score_size or arm.size // 2
     model = Sa2VASegModel(base, FULL, score_size=score_size, cldice_weight=0.5, with_mllm=False).to(inputs.device)
-    if arm.refined:
-        attach(model.policy)
+    new = attach(model.policy, SHAPES[arm.refined]) if arm.refined else []
     if not arm.upscaling:
         for name, parameter in model.policy.named_parameters():
             if name.startswith(UPSCALING):
@@ -217,6 +229,10 @@ def run_arm(arm: Arm, base: str, inputs: Inputs, seed: int, steps: int | None = 
     if inputs.device != 'cpu':
         model.policy.autocast_dtype = torch.bfloat16  # as a run on a GPU
     optimizer, parameters = optimizer_of(model, LR)
+    mine = {id(one) for one in new}
+    for group in optimizer.param_groups:
+        if mine and mine.issuperset(map(id, group['params'])):
+            group['lr'] *= SHAPES[arm.refined].lr_mult
     count = steps or arm.steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: learning_rate(done, count))
     model.train()

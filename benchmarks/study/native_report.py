@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .native import ARMS
+from .native import ARMS, refined_arms
 from .report import interval
 from .runs import read_all, write_csv
 
@@ -21,7 +21,7 @@ def report(out: Path) -> None:
         return
     write_csv(out, FIELDS, sorted(rows, key=lambda row: (row['data'], row['arm'], row['seed'])))
     value = {(row['data'], row['arm'], row['seed']): row for row in rows}
-    order = [arm.name for arm in ARMS]
+    order = [arm.name for arm in (*ARMS, *refined_arms())]
     order.insert(len([arm for arm in ARMS if not arm.probe and arm.steps]), 'U-Net')
     lines = []
     for data in sorted({row['data'] for row in rows}):

@@ -1,47 +1,69 @@
-"""A small learnt refinement of the logits on SAM2's stride-4 features: what it would be worth, tried in the study only.
-
-The map of logits has a quarter of SAM2's input side; the stride-4 features under it were computed from 4 x 4 pixels and
-may still know where in them a vessel runs.
-"""
+"""Shapes of a refinement that were tried: ``refined x 10`` is the product's (``models/refinement.py``)."""
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-WIDTH, STRIDE = 32, 4
+from sa2va_dpo.models.refinement import STRIDE, Refinement
 
 
-class Refinement(nn.Module):
-    """Logits ``[n, s, s]`` and features ``[n, C, s, s]`` -> logits ``[n, 4 s, 4 s]``; bilinear before it is trained."""
+@dataclass(frozen=True)
+class Shape:
+    """Of a refinement.
 
-    def __init__(self, channels: int, width: int = WIDTH) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels + 1, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
-            nn.Conv2d(width, STRIDE ** 2, 3, padding=1), nn.PixelShuffle(STRIDE))
-        last = self.body[-2]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+    Attributes:
+        width: channels of its convolutions.
+        pixels: it also sees the 4 x 4 pixels of SAM2's input under each logit.
+        dilations: of further convolutions, which look so many logits further.
+        levels: 2: it also sees the stride-8 features.
+        lr_mult: multiplies the run's learning rate for it.
+    """
 
-    def forward(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        logits = logits.unsqueeze(1)
-        # Logits of a trained decoder reach 20: what the layers are given is bounded.
-        change = self.body(torch.cat([torch.tanh(logits / 4), features.to(logits.dtype)], 1))
-        return (F.interpolate(logits, scale_factor=STRIDE, mode='bilinear', align_corners=False) + change).squeeze(1)
+    width: int = 32
+    pixels: bool = False
+    dilations: tuple[int, ...] = ()
+    levels: int = 1
+    lr_mult: float = 1.0
 
 
-def attach(policy) -> None:
-    """Let a ``Sa2VAModel`` give refined logits from its decoder, in place."""
-    policy.refinement = Refinement(policy.sam2.mask_decoder.conv_s0.out_channels).to(
-        next(policy.parameters()).device)
-    decode = policy.decode
+SHAPES = {'refined': Shape(), 'refined x 3': Shape(64, dilations=(2,), lr_mult=3.0),
+          'refined on pixels': Shape(64, True, (2,), lr_mult=3.0),
+          'refined x 10': Shape(64, dilations=(2,), lr_mult=10.0),
+          'refined deep x 3': Shape(64, dilations=(2, 4, 8), lr_mult=3.0),
+          'refined deep x 10': Shape(64, dilations=(2, 4, 8), lr_mult=10.0),
+          'refined deep, two levels, x 10': Shape(64, dilations=(2, 4, 8), levels=2, lr_mult=10.0)}
+
+
+def attach(policy, shape: Shape) -> list[nn.Parameter]:
+    """Let a ``Sa2VAModel`` give refined logits from its decoder, in place; returns what is new."""
+    decoder = policy.sam2.mask_decoder
+    channels = decoder.conv_s0.out_channels + (decoder.conv_s1.out_channels if shape.levels == 2 else 0)
+    channels += 3 * STRIDE ** 2 if shape.pixels else 0
+    policy.refinement = None  # the policy's own decoder is to give what this one refines
+    refinement = Refinement(channels, shape.width, shape.dilations).to(next(policy.parameters()).device)
+    policy.add_module('tried', refinement)
+    decode, image_features = policy.decode, policy.image_features
+
+    def with_pixels(batch):
+        features = image_features(batch)
+        if shape.pixels:
+            # Behind the features proper: an index into the batch takes its pixels along.
+            features.high_res.append(F.pixel_unshuffle(batch['sam_pixel_values'].float(), STRIDE))
+        return features
 
     def refined(features, seg_embedding, seg_sample_index=None):
-        output = decode(features, seg_embedding, seg_sample_index)
         own = features if seg_sample_index is None else features[seg_sample_index]
-        return dataclasses.replace(output, low_res=policy.refinement(output.low_res, own.high_res[0].float()))
+        plain = dataclasses.replace(own, high_res=own.high_res[:2])
+        output = decode(plain, seg_embedding)
+        levels = [own.high_res[0].float(), *own.high_res[2:]]
+        if shape.levels == 2:
+            levels.append(F.interpolate(own.high_res[1].float(), scale_factor=2.0, mode='bilinear',
+                                        align_corners=False))
+        return dataclasses.replace(output, low_res=refinement(output.low_res, torch.cat(levels, 1)))
 
-    policy.decode = refined
+    policy.decode, policy.image_features = refined, with_pixels
+    return list(refinement.parameters())

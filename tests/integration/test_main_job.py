@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.integration
 
@@ -89,9 +90,9 @@ def test_a_grid_goes_through_every_stage_and_out_with_the_export(cli, folders, r
     assert later['before'] == summary['after'] and later['view']['own']['grid'] == 2 and 'error' not in again.stderr
 
 
-def test_rounds_mine_and_train_in_tiles(cli, folders, run_config, micro_checkpoint, tmp_path):
+def test_rounds_mine_and_train_in_tiles_with_a_refinement(cli, folders, run_config, micro_checkpoint, tmp_path):
     job(cli, folders, run_config, micro_checkpoint, tmp_path / 'w', '--sam_size', 'keep', '--grid', '2',
-        '--rounds', '2', *SHORT, 'cache.lazy=True', f'cache.dir={tmp_path / "cache"}')
+        '--rounds', '2', '--refine', *SHORT, 'cache.lazy=True', f'cache.dir={tmp_path / "cache"}')
     summary = json.loads((tmp_path / 'w' / 'summary.json').read_text())
     assert [record['round'] for record in summary['rounds']['rounds']] == [0, 1]
     assert summary['view']['exported']['grid'] == 2
@@ -99,6 +100,18 @@ def test_rounds_mine_and_train_in_tiles(cli, folders, run_config, micro_checkpoi
     kinds = {path.name.split('-')[0]: len(list(path.rglob('*.safetensors')))
              for path in (tmp_path / 'cache').iterdir()}
     assert kinds['reference_low_res'] > kinds.get('seg_states', kinds.get('vision_tokens', 0)) > 0
+    # The released weights under their released names, and one file more; what it drew was scored at the full input.
+    exported = tmp_path / 'w' / 'exported_hf'
+    assert {path.name for path in exported.iterdir()} - {path.name for path in micro_checkpoint.iterdir()} >= {
+        'sa2va_dpo_refinement.safetensors', 'sa2va_dpo.json'}
+    assert load_file(exported / 'model.safetensors').keys() == load_file(micro_checkpoint / 'model.safetensors').keys()
+    refined = load_file(exported / 'sa2va_dpo_refinement.safetensors')
+    assert any(tensor.any() for name, tensor in refined.items() if tensor.shape[0] == 16), 'the last layer has moved'
+    assert 'score_size = 128' in (tmp_path / 'w' / 'training' / 'config.py').read_text()
+    # The exported directory, read again, is what the job tested: a later job begins where this one ended.
+    job(cli, folders, run_config, exported, tmp_path / 'later', '--sam_size', 'keep', *SHORT, code=None)
+    later = json.loads((tmp_path / 'later' / 'summary.json').read_text())
+    assert later['before'] == summary['after']
 
 
 def test_a_run_that_is_not_better_keeps_the_start_and_exits_3(cli, folders, run_config, micro_checkpoint, tmp_path):

@@ -1,18 +1,20 @@
 """The study of native resolution: rows stand against each other on common seeds, and one run belongs to one process."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.native_resolution import claimed
-from benchmarks.study.native import ARMS, Pictures
+from benchmarks.study.native import ARMS, Pictures, refined_arms
 from benchmarks.study.native_report import report
-from benchmarks.study.refinement import attach
+from benchmarks.study.refinement import SHAPES, attach
 from benchmarks.study.unet import UNet, unet_logits
 from sa2va_dpo.datasets.mask_io import write_mask, write_rgb
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.sa2va import upsample_logits
+from sa2va_dpo.models.trainable import set_trainable
 
 
 def test_differences_are_over_the_seeds_that_both_rows_have(tmp_path, capsys):
@@ -64,20 +66,40 @@ def test_the_u_net_predicts_in_blocks_what_it_predicts_at_once(size, monkeypatch
     torch.testing.assert_close(unet_logits(net, image, 'cpu'), whole, rtol=1e-3, atol=1e-4)
 
 
-def test_a_refinement_begins_as_the_plain_logits_and_learns_from_the_features(micro_checkpoint):
+def test_refined_arms_stand_against_the_same_square_without_one():
+    arms = [*ARMS, *refined_arms()]
+    assert len({arm.name for arm in arms}) == len(arms)
+    for arm in refined_arms():
+        if arm.refined:
+            twin = next(other for other in arms if other.data == arm.data and not other.refined
+                        and other == replace(arm, refined=None, name=other.name))
+            assert twin.score_size == 640 and twin.probe == arm.probe
+
+
+def test_the_shape_that_was_chosen_is_the_one_that_the_product_trains(micro_checkpoint):
+    ours, tried = (load_checkpoint(micro_checkpoint).eval() for _ in range(2))
+    batch = dict(
+        sam_pixel_values=torch.randn(2, 3, ours.sam_size, ours.sam_size, generator=torch.Generator().manual_seed(0)),
+        seg_states=torch.randn(2, ours.text_hidden_fcs[0].in_features, generator=torch.Generator().manual_seed(1)),
+        seg_index=torch.tensor([[0, 0], [1, 0]]))
+    switches = set_trainable(ours, dict(refinement='full'))
+    assert switches['refinement']['lr_mult'] == SHAPES['refined x 10'].lr_mult
+    attach(tried, SHAPES['refined x 10'])
+    with torch.no_grad():
+        for parameter in ours.refinement.parameters():
+            parameter.normal_()
+        tried.get_submodule('tried').load_state_dict(ours.refinement.state_dict())
+        torch.testing.assert_close(tried(batch).low_res, ours(batch).low_res)
+
+
+@pytest.mark.parametrize('name', SHAPES)
+def test_every_shape_begins_as_the_plain_logits(micro_checkpoint, name):
     policy = load_checkpoint(micro_checkpoint).eval()
-    seen = torch.randn(2, 3, policy.sam_size, policy.sam_size, generator=torch.Generator().manual_seed(0))
-    states = torch.randn(2, policy.text_hidden_fcs[0].in_features, generator=torch.Generator().manual_seed(1))
-    batch = dict(sam_pixel_values=seen, seg_states=states, seg_index=torch.tensor([[0, 0], [1, 0]]))
+    batch = dict(sam_pixel_values=torch.randn(1, 3, policy.sam_size, policy.sam_size),
+                 seg_states=torch.randn(1, policy.text_hidden_fcs[0].in_features), seg_index=torch.tensor([[0, 0]]))
     with torch.no_grad():
         plain = policy(batch).low_res
-        attach(policy)
-        refined = policy(batch).low_res
-    assert refined.shape == (2, policy.sam_size, policy.sam_size) and plain.shape[-1] == policy.sam_size // 4
-    torch.testing.assert_close(refined, upsample_logits(plain, policy.sam_size))
+        new = attach(policy, SHAPES[name])
+        torch.testing.assert_close(policy(batch).low_res, upsample_logits(plain, policy.sam_size))
     policy(batch).low_res.square().mean().backward()
-    last = policy.refinement.body[-2]
-    assert last.weight.grad.abs().sum() > 0
-    with torch.no_grad():
-        last.weight.copy_(torch.randn_like(last.weight))
-        assert not torch.allclose(policy(batch).low_res, refined, atol=1e-3)
+    assert any(parameter.grad.abs().sum() > 0 for parameter in new)
