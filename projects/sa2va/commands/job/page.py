@@ -117,8 +117,9 @@ def changed_flags(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     parser = build_parser()
     rounds, judge = (ROUNDS, 'consensus') if settings.get('unlabelled') is not None else (1, 'iou')
+    flags = {name: parser.get_default(name) for name in ('sam_size', 'grid', 'refine', 'gpus', 'seed')}
     return dict(MINING, rounds=rounds, judge=judge, gt_candidate=True, members=[], clicks=None, prompt=None,
-                group_regex=None, **{name: parser.get_default(name) for name in ('sam_size', 'grid', 'refine', 'gpus', 'seed')})
+                group_regex=None, **flags)
 
 
 def _changed_config(folder: Path, settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
