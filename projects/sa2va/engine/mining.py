@@ -126,7 +126,7 @@ class RoundMiner:
                 # Later rounds draw other perturbations.
                 earlier = None if number or self.data_root is None else EarlierPairs(self.data_root)
                 report = self._pairs(self.settings.labelled_config, 'labelled', dict(self.images.labelled), earlier)
-                if earlier is not None:
+                if earlier is not None and earlier.refused is not None:
                     self.log(_taken_over(report, earlier))
                 _collect(agreements, report)
                 mined.record['labelled'] = dict(_statistics(report, folder / 'labelled', scored=False),

@@ -56,11 +56,13 @@ class EarlierPairs:
         root: data root.
 
     Attributes:
-        refused: why nothing of it may be taken over, set by :meth:`fits`.
+        refused: why nothing of it may be taken over, empty where it may, set by :meth:`fits`; None before, and where a
+            run was finished already and did not ask.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root, self.refused = Path(root), ''
+        self.root = Path(root)
+        self.refused: str | None = None
         self._images: list[dict[str, Any]] = []
 
     def fits(self, config: GenerateConfig, policies: Policies) -> bool:

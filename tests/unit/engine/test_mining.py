@@ -56,6 +56,11 @@ def test_the_first_round_asks_the_data_root(miner, model, tmp_path, taken_over, 
     assert mined.record['labelled']['taken_over'] == taken_over
 
 
+def test_a_round_that_was_mined_before_says_nothing_of_it(miner, model, tmp_path):
+    make, _, log = miner
+    assert mine(make(3, refused=None), model, 0, tmp_path).record['labelled']['taken_over'] == 3 and not log
+
+
 @pytest.mark.parametrize('number, data_root', [(1, 'pairs'), (0, None)])
 def test_later_rounds_draw_anew(miner, model, tmp_path, number, data_root):
     make, told, log = miner

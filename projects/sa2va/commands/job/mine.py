@@ -53,9 +53,13 @@ def run(settings: JobSettings, state: JobState) -> JobState:
 
 def _what(settings: JobSettings, state: JobState, root: Path) -> GenerateConfig:
     """The pairs of this job; those of its first round where it has rounds, so that they need not be mined twice."""
-    places = dict(images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
-                  model_path=state.start)
-    split = dict(val_fraction=settings.val_fraction, test_fraction=0.0, group_regex=settings.group_regex)
+    places: dict[str, Any] = dict(
+        images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
+        model_path=state.start
+    )
+    split: dict[str, Any] = dict(
+        val_fraction=settings.val_fraction, test_fraction=0.0, group_regex=settings.group_regex
+    )
     if settings.mines_in_rounds and (rounds := rounds_of_config(settings, state)).compares_own_masks:
         config = rounds.labelled_config(
             seed=round_seed(settings.seed if rounds.seed is None else rounds.seed, 0), **places)
