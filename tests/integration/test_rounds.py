@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,67 @@ def test_a_killed_run_ends_as_the_whole_one(train, whole, tmp_path, kill_at):
     train(tmp_path / 'run', kill_at=kill_at, code=-signal.SIGKILL)
     train(tmp_path / 'run', '--resume')
     assert_same_end(tmp_path / 'run', whole)
+
+
+@pytest.fixture(scope='module')
+def mined_root(micro_checkpoint, make_folders, tmp_path_factory):
+    """A data root of six training images and three of validation, whose pairs are those that the first round mines."""
+    from sa2va_dpo.engine.round_settings import RoundSettings
+    from sa2va_dpo.preferences.generate import generate_pairs
+
+    root = tmp_path_factory.mktemp('mined')
+    images, gt = make_folders(root, range(9))
+    config = RoundSettings(num_samples=4).labelled_config(
+        images_dir=str(images), gt_dir=str(gt), output_dir=str(root / 'data'), model_path=str(micro_checkpoint),
+        device='cpu', seed=0)
+    generate_pairs(replace(config, val_fraction=0.3, split_seed=1, link=False))
+    return root / 'data'
+
+
+def of_first_round(root, iters=6):
+    return [f'data_root={root}', 'rounds.count=1', f'train_cfg.max_iters={iters}']
+
+
+@pytest.fixture(scope='module')
+def anew(mined_root, tmp_path_factory):
+    """The same data root without a word of what its pairs were made from."""
+    root = tmp_path_factory.mktemp('anew') / 'data'
+    shutil.copytree(mined_root, root)
+    (root / 'generation_entries.json').unlink()
+    return root
+
+
+def test_pairs_of_the_start_are_not_mined_again_and_change_nothing(train, mined_root, anew, tmp_path):
+    train(tmp_path / 'taken', options=of_first_round(mined_root))
+    train(tmp_path / 'mined', options=of_first_round(anew))
+    [taken], [mined] = rounds_of(tmp_path / 'taken'), rounds_of(tmp_path / 'mined')
+    assert (taken['labelled'].pop('taken_over'), mined['labelled'].pop('taken_over')) == (6, 0)
+    assert without_times([taken]) == without_times([mined]) and taken['judge_agreement']
+    a, b = (read_trained_tensors(tmp_path / run / 'iter_6.pth') for run in ('taken', 'mined'))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    logs = {run: next((tmp_path / run).glob('*/*.log')).read_text() for run in ('taken', 'mined')}
+    assert f'round 0: pairs of 6 of 6 labelled images are those of {mined_root}' in logs['taken']
+    assert 'are not taken over (what they were mined from was not written down): mined anew' in logs['mined']
+
+
+@pytest.mark.parametrize('kill_at', ['mined:6@0', *(['mined:10@0', 'labelled mined@0', 'committed@0']
+                                                    if os.environ.get('SA2VA_DPO_LONG_TESTS') else [])])
+def test_a_run_killed_while_it_takes_pairs_over_ends_as_the_whole_one(train, mined_root, tmp_path, kill_at):
+    """Three images of validation are mined first."""
+    train(tmp_path / 'whole', options=of_first_round(mined_root))
+    train(tmp_path / 'run', kill_at=kill_at, code=-signal.SIGKILL, options=of_first_round(mined_root))
+    train(tmp_path / 'run', '--resume', options=of_first_round(mined_root))
+    assert_same_end(tmp_path / 'run', tmp_path / 'whole')
+    assert rounds_of(tmp_path / 'run')[0]['labelled']['taken_over'] == 6
+
+
+def test_another_policy_mines_anew(train, mined_root, tmp_path):
+    """Trained tensors that do not come from the checkpoint."""
+    train(tmp_path / 'first', options=of_first_round(mined_root, 2))
+    train(tmp_path / 'run', options=[*of_first_round(mined_root, 2), f'load_from={tmp_path / "first/iter_2.pth"}'])
+    assert rounds_of(tmp_path / 'run')[0]['labelled']['taken_over'] == 0
+    [log] = (tmp_path / 'run').glob('*/*.log')
+    assert 'mined from another state of the policy' in log.read_text()
 
 
 def test_two_processes_share_the_mining_and_train_on_the_same_pairs(train, tmp_path):

@@ -30,6 +30,23 @@ def weights_digest(policy: nn.Module, prefixes: Sequence[str]) -> str:
     return tensors_digest((plain, tensor) for plain, tensor in named if plain.startswith(tuple(prefixes)))
 
 
+def policy_state(policy: nn.Module, preprocessing: str) -> str | None:
+    """Short hex digest of all that decides what a policy answers: equal digests give equal masks.
+
+    Args:
+        preprocessing: ``Sa2VAPreprocessor.fingerprint()``.
+
+    Returns:
+        None where a LoRA adapter is not at zero any more: the policy is then not its checkpoint's.
+    """
+    if any(bool(tensor.any()) for name, tensor in policy.named_parameters() if '.lora_' in name and '_B.' in name):
+        return None
+    device = next(policy.parameters()).device
+    precision = (f'{device.type}, autocast {getattr(policy, "autocast_dtype", None)}, '
+                 f'{torch.is_autocast_enabled(device.type)}, {torch.get_float32_matmul_precision()}')
+    return fingerprint('policy', weights_digest(policy, ('',)), preprocessing, precision, machine_of(str(device)))
+
+
 def tensors_digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     """SHA-256, hex, of names, dtypes, shapes and values, in the order given."""
     total = hashlib.sha256()

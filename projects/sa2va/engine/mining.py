@@ -15,6 +15,7 @@ from sa2va_dpo.datasets.annotations import PAIRS_FILE, read_pairs, write_pairs
 from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.models.trainable import in_eval_mode
 from sa2va_dpo.preferences.candidate_set import make_candidates
+from sa2va_dpo.preferences.earlier import EarlierPairs
 from sa2va_dpo.preferences.generate import generate_pairs
 from sa2va_dpo.preferences.rank_agreement import Agreement
 
@@ -67,6 +68,16 @@ def policy_digest(model: nn.Module) -> str:
     return tensors_digest(sorted((name, p) for name, p in model.named_parameters() if p.requires_grad))
 
 
+def round_seed(seed: int, number: int) -> int:
+    """Of the draws of a round's mining.
+
+    Args:
+        seed: ``rounds.seed``, or the run's.
+        number: of the round.
+    """
+    return seed * 1000 + number
+
+
 class RoundMiner:
     """Mines rounds.
 
@@ -78,13 +89,15 @@ class RoundMiner:
         seed: of the run.
         cache: kind -> folder of results of frozen parts that need not be computed.
         log: takes lines.
+        data_root: of the run; its pairs are the first round's where mining would only make the same again.
     """
 
     def __init__(self, settings: RoundSettings, images: Images, checkpoint: str, preprocessor, seed: int,
-                 cache: Mapping[str, str] | None, log) -> None:
+                 cache: Mapping[str, str] | None, log, data_root: str | Path | None = None) -> None:
         self.settings, self.images, self.log = settings, images, log
         self.checkpoint, self.preprocessor = checkpoint, preprocessor
         self.seed = seed if settings.seed is None else settings.seed
+        self.data_root = None if data_root is None else Path(data_root)
         kinds = {kind: folder for kind, folder in (cache or {}).items() if kind != 'reference_low_res'}
         self.frozen = SampleMaker(preprocessor, kinds) if kinds else None
 
@@ -110,9 +123,14 @@ class RoundMiner:
                 report = self._pairs(self.settings.check_config, 'check', dict(self.images.check))
                 _collect(agreements, report)
             if self.images.labelled:
-                report = self._pairs(self.settings.labelled_config, 'labelled', dict(self.images.labelled))
+                # Later rounds draw other perturbations.
+                earlier = None if number or self.data_root is None else EarlierPairs(self.data_root)
+                report = self._pairs(self.settings.labelled_config, 'labelled', dict(self.images.labelled), earlier)
+                if earlier is not None and earlier.refused is not None:
+                    self.log(_taken_over(report, earlier))
                 _collect(agreements, report)
-                mined.record['labelled'] = _statistics(report, folder / 'labelled', scored=False)
+                mined.record['labelled'] = dict(_statistics(report, folder / 'labelled', scored=False),
+                                                taken_over=report['taken_over'])
                 mined.labelled = folder / 'labelled' if report['train_pairs'] else None
             phase('labelled mined')
             found = {name: Agreement.of(taus) for name, taus in agreements.items()}
@@ -138,13 +156,13 @@ class RoundMiner:
     def _shared(self, name: str) -> dict[str, Any]:
         # Every round draws other perturbations, also from a policy that was taken back.
         return dict(output_dir=str(self.folder / name), model_path=self.checkpoint, policy_digest=self.digest,
-                    device=self.device, seed=self.seed * 1000 + self.number)
+                    device=self.device, seed=round_seed(self.seed, self.number))
 
-    def _pairs(self, make, name: str, truths: Mapping[Path, Path]) -> dict:
+    def _pairs(self, make, name: str, truths: Mapping[Path, Path], earlier: EarlierPairs | None = None) -> dict:
         images = list(truths)
         config = make(images_dir=str(images[0].parent), gt_dir=str(truths[images[0]].parent), **self._shared(name))
         return generate_pairs(config, self.policy, self.preprocessor, images, overwrite=True, allow_empty=True,
-                              frozen=self.frozen, truths=truths, quiet=True)
+                              frozen=self.frozen, truths=truths, quiet=True, earlier=earlier)
 
     def _unlabelled(self, mined: Mined) -> dict:
         images, settings = self.images.unlabelled, self.settings
@@ -189,6 +207,15 @@ class RoundMiner:
                 'not rank '
                 f'candidates as IoU does, tau {agreement}: let people pick (judge="expert"), label more images, or set '
                 f'rounds.check_judge=False to trust it all the same')
+
+
+def _taken_over(report: Mapping, earlier: EarlierPairs) -> str:
+    images, taken = report['images'], report['taken_over']
+    if taken:
+        return (f'round 0: pairs of {taken} of {images} labelled images are those of {earlier.root}, mined from this '
+                'very state of the policy')
+    why = earlier.refused or 'of other images or masks, or not what they were when they were made'
+    return f'round 0: the pairs of {earlier.root} are not taken over ({why}): mined anew'
 
 
 def _collect(agreements: dict[str, list[float]], report: Mapping) -> None:

@@ -174,6 +174,11 @@ class RoundSettings:
         return (*COMPARED, self._committee()) if votes else COMPARED
 
     @property
+    def compares_own_masks(self) -> bool:
+        """Whether judges of labelled images ask the policy alone; of other files it is not known what they were."""
+        return not any(isinstance(judge, dict) for judge in self.compared())
+
+    @property
     def unwatched(self) -> bool:
         """Whether nobody looks at what the judge says."""
         return self.unlabelled is not None and self.judge in ('consensus', 'committee', 'predictions')

@@ -86,7 +86,8 @@ def install_rounds(cfg: Config) -> list[str]:
         unlabelled_images=[str(image) for image in unlabelled], labelled_share=settings.labelled_share)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(
         type='RoundsHook', settings=dict(cfg.rounds), labelled=[[str(a), str(b)] for a, b in labelled],
-        unlabelled=[str(image) for image in unlabelled], check=[[str(a), str(b)] for a, b in check])]
+        unlabelled=[str(image) for image in unlabelled], check=[[str(a), str(b)] for a, b in check],
+        data_root=str(root))]
     lines = [f'rounds: {settings.count}, {len(labelled)} labelled and {len(unlabelled)} unlabelled images'
              + (f', judged by {settings.judge}' if unlabelled else '')]
     if known:
@@ -103,11 +104,14 @@ class RoundsHook(Hook):
         settings: ``cfg.rounds``.
         labelled, check: (image, mask) paths.
         unlabelled: image paths.
+        data_root: of the run, whose pairs may be the first round's.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, settings: dict, labelled: list, unlabelled: list, check: list) -> None:
+    def __init__(self, settings: dict, labelled: list, unlabelled: list, check: list,
+                 data_root: str | None = None) -> None:
+        self.data_root = data_root
         self.settings = RoundSettings.from_config(settings)
         self.guard = None if self.settings.guard is None else Guard(**self.settings.guard)
         self.images = Images([(Path(a), Path(b)) for a, b in labelled], [Path(image) for image in unlabelled],
@@ -132,7 +136,7 @@ class RoundsHook(Hook):
         view = None if data.get('view') is None else ViewGeometry.of(data.view)
         self.miner = RoundMiner(self.settings, self.images, runner.cfg.model.checkpoint,
                                 preprocessor_of(str(data.preprocessor), view), runner.seed, data.get('cache'),
-                                partial(runner.logger.info, extra=SAID))
+                                partial(runner.logger.info, extra=SAID), self.data_root)
         if runner.val_loop is None and self.guard is not None:
             runner.logger.warning('rounds.guard: off, this run has no validation: no round will be taken back')
             self.guard = None

@@ -10,12 +10,11 @@ from typing import Mapping
 
 import torch
 from torch import nn
-from transformers import Sam2Model
 
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.limits import check_model_sizes
 
-from .sam2 import HIERA_LARGE_1024, check_sam2_dims, sam2_config
+from .sam2 import HIERA_LARGE_1024, build_sam2, check_sam2_dims
 from .sam3 import SAM3_1008, build_sam3, check_sam3_dims, require_sam3
 
 
@@ -61,7 +60,7 @@ def build_grounding(dims: Mapping) -> nn.Module:
     Raises:
         InputError: SAM 3 on a transformers that has none.
     """
-    return build_sam3(dims) if is_sam3(dims) else Sam2Model(sam2_config(dims))
+    return build_sam3(dims) if is_sam3(dims) else build_sam2(dims)
 
 
 def patch_embedding(grounding: nn.Module) -> torch.Tensor:

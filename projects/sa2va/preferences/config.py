@@ -39,6 +39,7 @@ class GenerateConfig:
         min_iou_gap: smaller differences of the judge's scores make no pair.
         prompt: the question of every image.
         seed: of perturbations, choices and the split.
+        split_seed: of the split alone; ``None`` is ``seed``.
         max_pairs_per_image: ``None`` keeps all.
         val_fraction, test_fraction: shares of the patients kept for validation and for the test, of whom no pair is
             mined for the test; at least one patient each. ``None`` is ``VAL_FRACTION`` and ``TEST_FRACTION`` with
@@ -72,6 +73,7 @@ class GenerateConfig:
     min_iou_gap: float = 0.05
     prompt: str = DEFAULT_PROMPT
     seed: int = 0
+    split_seed: int | None = None
     max_pairs_per_image: int | None = None
     val_fraction: float | None = None
     test_fraction: float | None = None
@@ -103,10 +105,11 @@ class GenerateConfig:
         for name, low in (
             ('num_samples', 2 if self.mode == 'generate' else 0),
             ('seed', 0),
+            ('split_seed', 0),
             ('max_pairs_per_image', 1),
         ):
             value = getattr(self, name)
-            if value is None and name == 'max_pairs_per_image':
+            if value is None and name in ('split_seed', 'max_pairs_per_image'):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f'--{name} {value}: must be a whole number of at least {low}'
@@ -185,6 +188,9 @@ class GenerateConfig:
     def made_with(self) -> dict:
         """The settings that change what is written, and a hash of the content of each checkpoint."""
         settings = {name: value for name, value in asdict(self).items() if name not in _NO_EFFECT}
+        if self.split_seed is None:
+            # Pairs that were made before there was such a setting are still one's own.
+            del settings['split_seed']
         # Whether a checkpoint is there at all is for its loader to say; a model may also have been handed over loaded.
         models = {str(path): hash_directory(path) if Path(path).is_dir() else None
                   for path in (self.model_path, *self.candidate_models) if path}

@@ -30,6 +30,7 @@ from sa2va_dpo.datasets.samples import SampleMaker
 from sa2va_dpo.datasets.splits import Split, split_patients
 
 from .config import GenerateConfig
+from .earlier import EarlierPairs, write_entries
 from .from_predictions import Predictions
 from .miner import Item, Mined, Miner, Pixels, read
 from .output import LOG, REPORT, DataRoot, digest
@@ -44,7 +45,8 @@ _AHEAD = 3  # images read ahead of, and written behind, the one the policy works
 @ownership.releases
 def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, images: Sequence[str | Path] | None = None,
                    overwrite: bool = False, allow_empty: bool = False, frozen: SampleMaker | None = None,
-                   truths: Mapping[Path, Path] | None = None, quiet: bool = False) -> dict:
+                   truths: Mapping[Path, Path] | None = None, quiet: bool = False,
+                   earlier: EarlierPairs | None = None) -> dict:
     """Write ``config.output_dir`` and return its report (see ``preferences/report.py``).
 
     Every image's result is on disk before the next but few; the same call after an interruption takes those over and
@@ -61,6 +63,7 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
         truths: image -> its ground truth, for images and masks of any folder and name; None: by stem in
             ``config.gt_dir``.
         quiet: print no report.
+        earlier: pairs of another run: those that this one would only mine again are taken over.
 
     Raises:
         InputError: bad input, ``output_dir`` is not this run's, or no pair came out.
@@ -70,8 +73,8 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     images = [Path(image) for image in images] if images is not None else list_images(folder)
     matched, skipped = _match(images, config) if truths is None else ([(image, truths[image]) for image in images], [])
     check_sizes(matched)
-    split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction, config.seed,
-                           config.group_regex)
+    split = split_patients([image for image, _ in matched], config.val_fraction, config.test_fraction,
+                           config.seed if config.split_seed is None else config.split_seed, config.group_regex)
     root = DataRoot(
         config.output_dir, config.fingerprint([str(image) for image in images]), made_with=config.made_with()
     )
@@ -98,11 +101,12 @@ def generate_pairs(config: GenerateConfig, policy=None, preprocessor=None, image
     if ranks.rank() == 0 and not quiet:
         say(format_split(split.sizes(), split.note))
     miner = Miner(config, predictions, policies, frozen, held_out={image.name for image in split.test})
-    mine_images(miner, items, root, inputs, overwrite)
+    fits = earlier is not None and earlier.fits(config, policies)
+    mine_images(miner, items, root, inputs, overwrite, earlier=earlier if fits else None)
     if ranks.rank() == 0:
         done = root.entries(digests)
         report = _finish(config, root, inputs, [done[item.image.name] for item in items], split,
-                         [printable(image) for image in skipped], allow_empty)
+                         [printable(image) for image in skipped], allow_empty, policies)
         if not quiet:
             _tell(report)
     ranks.barrier()
@@ -116,17 +120,20 @@ def _tell(report: dict) -> None:
 
 
 def mine_images(miner: Miner, items: Sequence[Item], root: DataRoot, inputs: str, overwrite: bool,
-                work: Callable[[Item, Pixels], Mined] | None = None) -> None:
+                work: Callable[[Item, Pixels], Mined] | None = None, earlier: EarlierPairs | None = None) -> None:
     """Do every image that the journals of ``root`` do not hold yet; the processes share them and leave together.
 
     Args:
         inputs: digest of all files that are read.
         work: what is done with an image; None: :meth:`Miner.mine`.
+        earlier: pairs that fit (``EarlierPairs.fits``); those of the same images are taken over first.
     """
     digests = {item.image.name: item.inputs for item in items}
     if ranks.rank() == 0:
         root.claim(inputs, overwrite)
         root.drop_changed(digests)
+        if earlier is not None:
+            earlier.into(root, items, miner.config.link)
     ranks.barrier()
     done = root.entries(digests)
     # Nobody appends to a journal before everybody has read them all.
@@ -221,7 +228,7 @@ def _commit(
 
 
 def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[dict], split: Split,
-            skipped: list[str], allow_empty: bool) -> dict:
+            skipped: list[str], allow_empty: bool, policies: Policies) -> dict:
     """Write the annotation files and, last, the report that marks the run as finished."""
     val_names, test_names = ({image.name for image in part} for part in (split.val, split.test))
     mined = [entry for entry in entries if entry['image'] not in test_names]
@@ -243,6 +250,8 @@ def _finish(config: GenerateConfig, root: DataRoot, inputs: str, entries: list[d
                     root.root / file,
                     [_seg_record(entry, config.prompt) for entry in entries if entry['image'] in names],
                 )
+    if config.mode == 'generate' and config.policy_digest is None:
+        write_entries(root, mined, policies)
     report.update(fingerprint=root.fingerprint, inputs=inputs, made_with=root.made_with)
     write_json(root.root / REPORT, report)
     root.close()

@@ -18,7 +18,7 @@ from sa2va_dpo.datasets.annotations import CANDIDATES_FILE, PAIRS_FILE, TEST_FIL
 from sa2va_dpo.datasets.containers import container_of
 from sa2va_dpo.datasets.mask_io import read_image_rgb, write_mask, write_rgb
 
-REPORT, LOG = 'generation_report.json', 'pairs.log'
+REPORT, LOG, ENTRIES = 'generation_report.json', 'pairs.log', 'generation_entries.json'
 FOLDERS = ('images', 'masks', 'gt', 'fov', 'candidates')
 ANNOTATIONS = (PAIRS_FILE, VAL_PAIRS_FILE, VAL_FILE, TEST_FILE, CANDIDATES_FILE)
 _JOURNAL = 'generation_journal.{rank}.jsonl'
@@ -109,7 +109,7 @@ class DataRoot:
         """Remove everything that a run writes."""
         for name in FOLDERS:
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for path in (*(self.root / name for name in (*ANNOTATIONS, REPORT, LOG)), *self._journals()):
+        for path in (*(self.root / name for name in (*ANNOTATIONS, REPORT, LOG, ENTRIES)), *self._journals()):
             path.unlink(missing_ok=True)
 
     def _difference(self, other: dict) -> str:
@@ -129,7 +129,7 @@ class DataRoot:
         for journal in self._journals():
             for entry in read_lines(journal)[1:]:
                 if digests.get(entry['image']) != entry['inputs']:
-                    for name in _masks(entry):
+                    for name in mask_files(entry):
                         (self.root / name).unlink(missing_ok=True)
 
     def entries(self, digests: dict[str, str]) -> dict[str, dict]:
@@ -140,7 +140,7 @@ class DataRoot:
             if lines and lines[0].get('fingerprint') == self.fingerprint:
                 for entry in lines[1:]:
                     if digests.get(entry['image']) == entry['inputs'] and all(
-                            (self.root / name).is_file() for name in _masks(entry)):
+                            (self.root / name).is_file() for name in mask_files(entry)):
                         found[entry['image']] = entry
         return found
 
@@ -187,7 +187,7 @@ class DataRoot:
                 write_mask(path, mask)
 
 
-def _masks(entry: dict) -> list[str]:
+def mask_files(entry: dict) -> list[str]:
     """The mask files of a journal entry, relative to the root."""
     return [*entry.get('files', ()), *(record[side] for record in entry['records']
                                        for side in ('chosen_mask', 'rejected_mask'))]

@@ -34,6 +34,7 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         JSON-ready; histograms, win rates and shares are of the training pairs. Gaps are the judge's.
         ``greedy_score`` and ``best_score`` are the judge's of the first candidate and of the best one, ``diversity`` is
         1 - mean IoU of two candidates; means over images.
+        ``taken_over`` is how many images' pairs are an earlier run's (``preferences/earlier.py``).
         ``chosen_agrees_with_ground_truth`` is the share of the pixels on which a pair disagrees where chosen is right,
         over all pairs' pixels.
     """
@@ -55,6 +56,7 @@ def summarise_pairs(train: Sequence[dict], val: Sequence[dict], images: Sequence
         images_without_pairs=[image['image'] for image in images if not image['records']],
         skipped_without_ground_truth=list(skipped),
         missing_predictions=[name for image in images for name in image['missing']],
+        taken_over=sum(bool(image.get('taken_over')) for image in images),
         duplicates_removed=sum(image['duplicates'] for image in images),
         pairs_dropped_for_gap=sum(image['dropped_gap'] for image in images),
         candidates_per_image=_spread([len(image['candidates']) for image in images]),

@@ -26,6 +26,7 @@ from .views import VIEWS
 # View -> (horizontal, vertical), as training mirrors its images.
 MIRRORS = dict(identity=(False, False), hflip=(True, False), vflip=(False, True), rot180=(True, True))
 MOST_KEPT = 32  # images or tiles whose SAM2 features are kept, 16 MB each at 1024 px in float32
+PLAIN = (0.0, 0.0, 0)  # a request without noise or dropout, as _variant gives it
 DECODER_BATCH = 32  # bounds memory: a 1024 px embedding repeats its high-resolution features, 12 MB each
 
 
@@ -71,6 +72,7 @@ class PolicySampler:
         self.policies, self.image, self.stem, self.prompt, self.seed = policies, image, stem, prompt, seed
         self._features: dict[tuple, Sam2Features] = {}
         self._embeddings: dict[tuple, torch.Tensor] = {}
+        self._plain: dict[tuple, MaskOutput] = {}
         self._probabilities: dict[str, np.ndarray] = {}
 
     @torch.no_grad()
@@ -98,7 +100,7 @@ class PolicySampler:
     def probability(self, view: str = 'identity') -> np.ndarray:
         """Vessel probability of the greedy answer to a view, in the image's own pixels, float32 [H, W]."""
         if view not in self._probabilities:
-            output = self._decode(None, view, self.prompt, [(0.0, 0.0, 0)])
+            output = self._decode(None, view, self.prompt, [PLAIN])
             self._probabilities[view] = self._restore(None, view, output, 0, 1, 0)[0].sigmoid().cpu().numpy()
         return self._probabilities[view]
 
@@ -141,6 +143,16 @@ class PolicySampler:
 
     def _decode(self, checkpoint: str | None, view: str, prompt: str, variants: list[tuple]) -> MaskOutput:
         """All variants of all pictures (or their tiles) of a view; row ``variant * pictures + picture``."""
+        if variants != [PLAIN]:
+            return self._run_decoder(checkpoint, view, prompt, variants)
+        # A view's plain answer is a candidate and evidence for judges. Only where it is asked for alone: the same rows
+        # of another batch may differ in their last bits.
+        key = checkpoint, view, prompt
+        if key not in self._plain:
+            self._plain[key] = self._run_decoder(checkpoint, view, prompt, variants)
+        return self._plain[key]
+
+    def _run_decoder(self, checkpoint: str | None, view: str, prompt: str, variants: list[tuple]) -> MaskOutput:
         policy, _ = self.policies.get(checkpoint)
         features, embedding = self._encode(checkpoint, view, prompt)
         pictures = len(embedding)

@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from PIL import Image
+from transformers import Sam2Model
 
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import load_checkpoint
@@ -26,6 +27,18 @@ def test_loaded_frozen_and_in_eval_mode(parts):
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     assert not any(t.is_meta for t in [*model.parameters(), *model.buffers()])
+
+
+def test_positions_that_nobody_reads_are_not_computed_and_change_nothing(parts):
+    model, pre, image = parts
+    pixels = pre.collate([pre(image, 'segment the vessel')])['sam_pixel_values']
+    library = Sam2Model(model.sam2.config)
+    assert library.state_dict().keys() == model.sam2.state_dict().keys()
+    library.load_state_dict(model.sam2.state_dict())
+    with torch.no_grad():
+        ours, theirs = model.sam2.vision_encoder(pixels), library.eval().vision_encoder(pixels)
+    assert [level.numel() for level in ours.fpn_position_encoding] == [0, 0, 0]
+    assert all(map(torch.equal, ours.fpn_hidden_states, theirs.fpn_hidden_states))
 
 
 def test_gradient_reaches_every_parameter_that_masks_depend_on(parts):

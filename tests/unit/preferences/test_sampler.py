@@ -32,6 +32,17 @@ def test_encoder_once_per_view_and_decoder_once_per_batch(sampler, policy):
     assert policy.encoded_images == 6
 
 
+def test_a_plain_answer_is_decoded_once(sampler, policy):
+    """As a candidate, again at another threshold, and as evidence for the judges."""
+    first = sampler.masks([Request(view='hflip')])[0][0]
+    again, higher = sampler.masks([Request(view='hflip'), Request(view='hflip', threshold=0.9)])
+    belief = sampler.probability('hflip')
+    assert policy.decoder_calls == 1 and np.array_equal(first, again[0]) and np.array_equal(first, belief > 0.5)
+    assert higher[0].sum() < first.sum()
+    sampler.masks([Request(view='vflip'), Request(view='hflip', seg_noise=0.5)])
+    assert policy.decoder_calls == 3
+
+
 def test_draws_depend_on_the_request_only(policy, preprocessor, drawing):
     def answer(requests):
         sampler = PolicySampler(Policies(None, 'cpu', policy, preprocessor), drawing[0], 'stem', 'question', 7)

@@ -1,6 +1,7 @@
 """Stage 3: the preference pairs, made from the start's own candidates or found on disk."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from sa2va_dpo.common.console import say
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import read_json
 from sa2va_dpo.datasets.annotations import PAIRS_FILE, VAL_FILE, read_pairs, read_segs
+from sa2va_dpo.engine.mining import round_seed
 from sa2va_dpo.preferences.generate import GenerateConfig, generate_pairs
 
+from .rounds import rounds_of_config
 from .settings import JobSettings
 from .state import JobState
 
@@ -42,29 +45,29 @@ def run(settings: JobSettings, state: JobState) -> JobState:
             )
         return state
     root = settings.work_dir / 'pairs'
-    asked: dict[str, Any] = {'prompt': settings.prompt} if settings.prompt else {}
-    report = generate_pairs(
-        GenerateConfig(
-            mode='generate',
-            images_dir=str(Path(state.images[0].image).parent),
-            gt_dir=state.gt_dir,
-            output_dir=str(root),
-            model_path=state.start,
-            num_samples=settings.num_samples,
-            min_iou_gap=settings.min_iou_gap,
-            max_pairs_per_image=settings.max_pairs_per_image,
-            val_fraction=settings.val_fraction,
-            test_fraction=0.0,
-            seed=settings.seed,
-            group_regex=settings.group_regex,
-            include_gt=settings.gt_candidate,
-            **asked,
-        ),
-        images=[Path(item.image) for item in state.images],
-    )
+    report = generate_pairs(_what(settings, state, root), images=[Path(item.image) for item in state.images])
     state.pairs, state.train_pairs, state.train_images = str(root), report['train_pairs'], report['train_images']
     _check_validation(root, state)
     return state
+
+
+def _what(settings: JobSettings, state: JobState, root: Path) -> GenerateConfig:
+    """The pairs of this job; those of its first round where it has rounds, so that they need not be mined twice."""
+    places: dict[str, Any] = dict(
+        images_dir=str(Path(state.images[0].image).parent), gt_dir=state.gt_dir, output_dir=str(root),
+        model_path=state.start
+    )
+    split: dict[str, Any] = dict(
+        val_fraction=settings.val_fraction, test_fraction=0.0, group_regex=settings.group_regex
+    )
+    if settings.mines_in_rounds and (rounds := rounds_of_config(settings, state)).compares_own_masks:
+        config = rounds.labelled_config(
+            seed=round_seed(settings.seed if rounds.seed is None else rounds.seed, 0), **places)
+        return replace(config, link=False, split_seed=settings.seed, **split)
+    asked: dict[str, Any] = {'prompt': settings.prompt} if settings.prompt else {}
+    return GenerateConfig(mode='generate', num_samples=settings.num_samples, min_iou_gap=settings.min_iou_gap,
+                          max_pairs_per_image=settings.max_pairs_per_image, seed=settings.seed,
+                          include_gt=settings.gt_candidate, **places, **split, **asked)
 
 
 def _check_validation(root: Path, state: JobState) -> None:

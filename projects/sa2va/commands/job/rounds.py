@@ -11,6 +11,7 @@ from sa2va_dpo.common.files import read_json, write_text
 from sa2va_dpo.datasets.annotations import PAIRS_FILE
 from sa2va_dpo.datasets.mask_io import list_images
 from sa2va_dpo.engine.config import read_config
+from sa2va_dpo.engine.round_settings import RoundSettings
 from sa2va_dpo.engine.round_state import ROUNDS_FILE, ROUNDS_FOLDER, WAITING_FILE
 
 from .images import keep_apart
@@ -102,6 +103,16 @@ def config_with_rounds(settings: JobSettings, state: JobState) -> str:
         path, f'_base_ = [{str(Path(settings.config).resolve())!r}]\nrounds = {round_settings(settings, state)!r}\n'
     )
     return str(path)
+
+
+def rounds_of_config(settings: JobSettings, state: JobState) -> RoundSettings:
+    """The rounds as training will see them, what the chosen config and the command line say of them included.
+
+    Raises:
+        InputError: impossible settings.
+    """
+    return RoundSettings.from_config(
+        read_config(config_with_rounds(settings, state), list(settings.cfg_options)).rounds)
 
 
 def ask_people(settings: JobSettings, training: Path) -> None:

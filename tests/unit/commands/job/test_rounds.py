@@ -2,12 +2,14 @@
 import pytest
 from mmengine.config import Config
 
+from sa2va_dpo.commands.job import mine
 from sa2va_dpo.commands.job.flags import build_parser
 from sa2va_dpo.commands.job.rounds import (
     PeopleWanted,
     ask_people,
     config_with_rounds,
     round_settings,
+    rounds_of_config,
     rounds_table,
     steps_wanted,
 )
@@ -16,7 +18,9 @@ from sa2va_dpo.commands.job.state import JobState, Labelled
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.files import write_json
 from sa2va_dpo.engine.config import read_config
+from sa2va_dpo.engine.mining import round_seed
 from sa2va_dpo.engine.round_settings import RoundSettings
+from sa2va_dpo.preferences.earlier import _compared
 
 
 @pytest.fixture
@@ -113,3 +117,30 @@ def test_a_line_a_round():
         dict(round=0, iteration=0, unlabelled=dict(pairs=9, images=3), metric=0.5, metric_after=0.6, decision='kept')]))
     assert text.splitlines() == [
         'round 0 from iteration 0, 9 pairs of 3 unlabelled images, validation 0.5000 to 0.6000: kept', 'it ends here']
+
+
+@pytest.mark.parametrize('flags', [
+    (), ('--seed', '3'), ('--num_samples', '7', '--min_iou_gap', '0.1', '--prompt', '<image>Where?'),
+    ('--no-gt-candidate',), ('--cfg-options', 'rounds.seed=9', 'rounds.pairing=Components'),
+], ids=lambda flags: flags[0] if flags else 'plain')
+def test_the_jobs_pairs_are_its_first_rounds(job, tmp_path, flags):
+    """All that decides what an image's pairs are is the same; the split stays the job's own."""
+    settings, state = job('--judge', 'consensus', *flags)
+    state.start, state.gt_dir = 'start', 'gt'
+    pairs = mine._what(settings, state, tmp_path / 'pairs')
+    rounds = rounds_of_config(settings, state)
+    seed = settings.seed if rounds.seed is None else rounds.seed
+    first = rounds.labelled_config(images_dir='i', gt_dir='g', output_dir='o', model_path='m', seed=round_seed(seed, 0))
+    assert _compared(pairs.made_with()) == _compared(first.made_with())
+    assert pairs.split_seed == settings.seed and pairs.val_fraction == settings.val_fraction
+    assert (pairs.test_fraction, pairs.link, pairs.policy_digest) == (0.0, False, None)
+
+
+def test_other_pairs_where_others_masks_take_part_or_there_are_no_rounds(job, tmp_path):
+    (tmp_path / 'votes/one').mkdir(parents=True)
+    settings, state = job('--judge', 'predictions', '--predictions', str(tmp_path / 'votes'), '--seed', '3')
+    state.start, state.gt_dir = 'start', 'gt'
+    plain = settings_from(build_parser().parse_args(['--work-dir', str(tmp_path / 'w'), '--seed', '3']))
+    for given in (settings, plain):
+        pairs = mine._what(given, state, tmp_path / 'pairs')
+        assert (pairs.seed, pairs.pairing, pairs.min_iou_gap, pairs.compared) == (3, 'AllPairs', 0.05, ())
