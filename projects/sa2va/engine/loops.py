@@ -74,9 +74,12 @@ class PreferenceTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         self.runner.call_hook('between_steps')
+        # Walks over every module, so not in each step: a checkpoint is loaded for prediction, and a validation leaves
+        # the model predicting, which its own flag says.
+        self.runner.model.train()
         while self._iter < self._max_iters and not self.stop_training:
             if not self.runner.model.training:
-                self.runner.model.train()  # walks over every module: not in each step
+                self.runner.model.train()
             data_batch = next(self.dataloader_iterator)
             seed_step(self.runner.seed, self._iter, get_rank())
             self.run_iter(data_batch)
