@@ -62,7 +62,7 @@ def test_what_is_read_gives_the_logits_that_were_written(refined):
     model = load_checkpoint(directory)
     assert torch.equal(logits(model), expected)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert Predictor.from_pretrained(str(directory)).policy.refinement is not None
+    assert Predictor.from_pretrained(str(directory)).model.refinement is not None
 
 
 @pytest.mark.parametrize('dtype, device', [(torch.float32, 'cpu'), (torch.bfloat16, 'cpu'), (torch.float32, 'meta')])
