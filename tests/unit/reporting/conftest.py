@@ -80,8 +80,8 @@ def tested_folder(tmp_path):
 
 FIGURES = dict(dice=.5, iou=.4, precision=.3, recall=.2, cldice=.1, n_images=4)
 SETTINGS = dict(model='base', images='images', gt='gt', pairs=None, test_from='split', config='no_such_config.py',
-                sam_size='auto', grid='keep', unlabelled_gt=None, gpus=1, seed=3, prompt=None, num_samples=5,
-                min_iou_gap=0.05, max_pairs_per_image=10,
+                sam_size='auto', grid='keep', refine=False, unlabelled_gt=None, gpus=1, seed=3, prompt=None,
+                num_samples=5, min_iou_gap=0.05, max_pairs_per_image=10,
                 test_fraction=0.5, val_fraction=0.25, group_regex=None, gt_candidate=True, unlabelled=None, judge='iou',
                 rounds=1, round_gap=None, members=[], predictions=None, clicks=None, cfg_options=[])
 
