@@ -13,6 +13,7 @@ from torch import nn
 
 from sa2va_dpo import __version__
 from sa2va_dpo.models.quantised import statistics
+from sa2va_dpo.models.trainable import adapters_add_nothing
 
 # Bumped when what is computed, or how it is stored, changes.
 _VERSION = 1
@@ -39,7 +40,7 @@ def policy_state(policy: nn.Module, preprocessing: str) -> str | None:
     Returns:
         None where a LoRA adapter is not at zero any more: the policy is then not its checkpoint's.
     """
-    if any(bool(tensor.any()) for name, tensor in policy.named_parameters() if '.lora_' in name and '_B.' in name):
+    if not adapters_add_nothing(policy):
         return None
     device = next(policy.parameters()).device
     precision = (f'{device.type}, autocast {getattr(policy, "autocast_dtype", None)}, '

@@ -178,6 +178,16 @@ def copy_file(source: str | os.PathLike, target: str | os.PathLike) -> None:
             shutil.copyfileobj(reader, writer, 1 << 20)
 
 
+def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """A hard link in place of whatever ``target`` was, or a copy where the disk has none; raises InputError as
+    :func:`copy_file`."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        copy_file(source, target)
+
+
 def remove_leftovers(directory: str | os.PathLike) -> None:
     """Remove what killed writers of this module left in a folder. Only its one writer may call this."""
     for left in Path(directory).glob(f'.*{_SUFFIX}'):

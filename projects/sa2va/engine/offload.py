@@ -1,8 +1,8 @@
 """An optimiser whose states lie in host memory: what DeepSpeed asks the GPU about each gradient, asked once a step.
 
 ZeRO with an offloaded optimiser waits for the GPU twice for every trained tensor, once to see whether its gradient is
-finite and once for its norm. With small models of many tensors (1B: a thousand of them) that takes longer than the
-optimiser. A gradient that is not finite has a norm that is not finite, so one transfer of all norms answers both.
+finite and once for its norm. With a small model of many trained tensors that takes longer than the optimiser. A
+gradient that is not finite has a norm that is not finite, so one transfer of all norms answers both.
 """
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.func import functional_call
 
-from .trainable import adapters_disabled, in_eval_mode, lora_layers
+from .trainable import adapters_add_nothing, adapters_disabled, in_eval_mode, lora_layers
 
 REFERENCES = ('none', 'initial', 'copy', 'stored')
 _SNAPSHOT = 'snapshot_'
@@ -86,8 +86,7 @@ class InitialPolicyReference(nn.Module):
         live = dict(policy.named_parameters())
         if not all(torch.equal(tensor.to(live[name]), live[name]) for name, tensor in self._snapshot().items()):
             return False
-        return self.adapters_on or not any(layer.lora_B[adapter].weight.any()
-                                           for _, layer in lora_layers(policy) for adapter in layer.active_adapters)
+        return self.adapters_on or adapters_add_nothing(policy)
 
     def state_dict_of_reference(self) -> dict[str, torch.Tensor]:
         """The snapshots by parameter name of the policy, on the CPU: plain tensors, for a file beside a checkpoint."""

@@ -62,7 +62,7 @@ class NoPositions(nn.Module):
     """Stands where the library's neck computes the sine positions of every level of every image.
 
     Only SAM2's video memory reads them, which is no part of Sa2VA on images; they are as large as the levels, and took
-    an eighth of the encoder's time on a CPU.
+    a tenth of the encoder's time on a CPU.
     """
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask=None) -> torch.Tensor:

@@ -225,6 +225,12 @@ def lora_layers(policy: nn.Module) -> list[tuple[str, BaseTunerLayer]]:
     return [(name, module) for name, module in policy.named_modules() if isinstance(module, BaseTunerLayer)]
 
 
+def adapters_add_nothing(policy: nn.Module) -> bool:
+    """Whether every adapter's B factor is zero, so that the base weights alone answer (true where there is none)."""
+    return not any(bool(parameter.any()) for name, parameter in policy.named_parameters()
+                   if '.lora_' in name and '_B.' in name)
+
+
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Inside the block the model predicts as in validation, without gradient; what was training before is training

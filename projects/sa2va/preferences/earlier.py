@@ -6,14 +6,13 @@ mining would make: the same settings, the same random draws, the same policy, th
 """
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from sa2va_dpo.caching.fingerprint import policy_state
 from sa2va_dpo.common.differences import differences
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, make_directory, read_json, write_json
+from sa2va_dpo.common.files import copy_file, link_or_copy, make_directory, read_json, write_json
 
 from .config import GenerateConfig
 from .output import ENTRIES, DataRoot, digest, mask_files
@@ -151,14 +150,11 @@ def _copy_masks(source: Path, target: Path, names: Sequence[str]) -> None:
     for name in names:
         status, path = (source / name).stat(), target / name
         first = copied.setdefault((status.st_dev, status.st_ino), path)
-        path.unlink(missing_ok=True)
-        if first is not path:
-            try:
-                os.link(first, path)
-                continue
-            except OSError:
-                pass
-        copy_file(source / name, path)
+        if first is path:
+            path.unlink(missing_ok=True)
+            copy_file(source / name, path)
+        else:
+            link_or_copy(first, path)
 
 
 def _compared(made_with: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from sa2va_dpo.common import ownership
 from sa2va_dpo.common.console import warn
 from sa2va_dpo.common.errors import InputError
-from sa2va_dpo.common.files import copy_file, hash_files, remove_leftovers
+from sa2va_dpo.common.files import copy_file, hash_files, link_or_copy, remove_leftovers
 from sa2va_dpo.common.journal import Journal, read_lines
 from sa2va_dpo.datasets.annotations import CANDIDATES_FILE, PAIRS_FILE, TEST_FILE, VAL_FILE, VAL_PAIRS_FILE
 from sa2va_dpo.datasets.containers import container_of
@@ -179,12 +179,7 @@ class DataRoot:
         first.unlink(missing_ok=True)
         write_mask(first, mask)
         for relative in relatives[1:]:
-            path = self.root / relative
-            path.unlink(missing_ok=True)
-            try:
-                os.link(first, path)
-            except OSError:
-                write_mask(path, mask)
+            link_or_copy(first, self.root / relative)
 
 
 def mask_files(entry: dict) -> list[str]:

@@ -220,3 +220,17 @@ def test_what_is_no_file(tmp_path, make, words):
     make(tmp_path / 'a')
     with pytest.raises(InputError, match=words):
         files.read_json(tmp_path / 'a', missing='make it')
+
+
+@pytest.mark.parametrize('disk_links', [True, False])
+def test_a_link_or_a_copy_replaces_what_was_there(tmp_path, monkeypatch, disk_links):
+    def refuse(*_):
+        raise OSError('no links here')
+
+    if not disk_links:
+        monkeypatch.setattr('os.link', refuse)
+    source, target = tmp_path / 'a', tmp_path / 'b'
+    source.write_bytes(b'new')
+    target.write_bytes(b'old')
+    files.link_or_copy(source, target)
+    assert target.read_bytes() == b'new' and target.samefile(source) == disk_links

@@ -106,7 +106,8 @@ def config_with_rounds(settings: JobSettings, state: JobState) -> str:
 
 
 def rounds_of_config(settings: JobSettings, state: JobState) -> RoundSettings:
-    """The rounds as training will see them, what the chosen config and the command line say of them included.
+    """The rounds as training will see them, what the chosen config and the command line say of them included; writes
+    that config, as :func:`config_with_rounds`.
 
     Raises:
         InputError: impossible settings.

@@ -33,8 +33,9 @@ def read_refinement(directory: Path, channels: int) -> Refinement | None:
     if odd:
         raise InputError(f'{path}: {odd[0]} does not fit this checkpoint ({len(odd)} in all): put back the file that '
                          f'was exported with it, or remove it to predict without a refinement')
-    refinement = Refinement(channels)
-    refinement.load_state_dict(tensors)
+    with torch.device('meta'):  # reading a checkpoint draws no random number
+        refinement = Refinement(channels)
+    refinement.load_state_dict(tensors, assign=True)
     return refinement
 
 
