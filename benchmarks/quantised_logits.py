@@ -3,7 +3,8 @@
     python benchmarks/quantised_logits.py --checkpoint DIR --images DIR --limit 8 --out work_dirs/quantised.json
 
 Differences of logits are in standard deviations of the bfloat16 logits of an image; ``flipped`` is the share of pixels
-whose side of zero changes, ``state`` the relative difference of the [SEG] state.
+whose side of zero changes, ``state`` the relative difference of the [SEG] state. ``KIND, vision tower too``: with
+``vision_quantisation`` beside ``llm_quantisation``.
 """
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def answers(checkpoint: str, images: list[Path], kind: str | None) -> tuple[list, dict]:
+def answers(checkpoint: str, images: list[Path], **quantisation: str) -> tuple[list, dict]:
     """([SEG] state, logits of the map) of every image on the CPU, and what the model takes of the GPU."""
     import torch
     from PIL import Image
@@ -33,7 +34,7 @@ def answers(checkpoint: str, images: list[Path], kind: str | None) -> tuple[list
     from sa2va_dpo.models.run_model import Sa2VARunModel
 
     free('cuda')
-    model = Sa2VARunModel(checkpoint, dtype='bfloat16', device='cuda', llm_quantisation=kind).eval()
+    model = Sa2VARunModel(checkpoint, dtype='bfloat16', device='cuda', **quantisation).eval()
     weights = torch.cuda.memory_allocated() / 2 ** 30
     pre, found = Sa2VAPreprocessor.from_pretrained(checkpoint), []
     with torch.no_grad():
@@ -64,12 +65,14 @@ def main(argv: list[str] | None = None) -> None:
     from sa2va_dpo.models.quantised import KINDS
 
     images = sorted(Path(args.images).iterdir())[:args.limit]
-    plain, memory = answers(args.checkpoint, images, None)
-    again, _ = answers(args.checkpoint, images, None)
+    plain, memory = answers(args.checkpoint, images)
+    again, _ = answers(args.checkpoint, images)
     rows = dict(bfloat16=dict(compare(plain, again), **memory))
     for kind in KINDS:
-        found, memory = answers(args.checkpoint, images, kind)
-        rows[kind] = dict(compare(plain, found), **memory)
+        for words, settings in ((kind, dict(llm_quantisation=kind)),
+                                (f'{kind}, vision tower too', dict(llm_quantisation=kind, vision_quantisation=kind))):
+            found, memory = answers(args.checkpoint, images, **settings)
+            rows[words] = dict(compare(plain, found), **memory)
     for kind, row in rows.items():
         print(kind, {name: round(value, 5) for name, value in row.items()}, flush=True)
     write_json(args.out, dict(machine=machine('cuda'), checkpoint=args.checkpoint, images=len(images), rows=rows))

@@ -46,6 +46,23 @@ def test_masks_stay_near_and_only_the_language_model_changes(kind, batch):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_the_vision_tower_too(kind, batch):
+    plain = model_of(None, None).eval()
+    torch.manual_seed(0)
+    quantised = model_of(None, dict(vision=dict(mode='lora', r=4)), vision_quantisation=kind).eval()
+    with torch.no_grad():
+        a, b = plain(batch).low_res, quantised(batch).low_res
+    assert 0 < (a - b).abs().mean() < 0.1 * a.std()
+    after = dict(quantised.policy.named_parameters())
+    assert all(torch.equal(p, after[name]) for name, p in plain.policy.named_parameters()
+               if not name.startswith('mllm.vision_model.'))
+    quantised.train()
+    quantised.policy(batch).low_res.square().mean().backward()
+    factors = [p for name, p in after.items() if 'vision_model' in name and 'lora_B' in name]
+    assert factors and all(p.grad is not None and bool(p.grad.any()) for p in factors)
+
+
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('settings', [{}, dict(trainable_dtype='float32')], ids=['bfloat16', 'autocast'])
 def test_lora_beside_it_learns(kind, settings, batch):
     torch.manual_seed(0)

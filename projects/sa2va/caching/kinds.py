@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from sa2va_dpo.common.errors import InputError
+from sa2va_dpo.models.frozen import DEPENDS
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,13 @@ class Kind:
     replaces: tuple[str, ...] = ()
 
 
-_VISION = frozenset({'vision', 'vision_projector'})
-_SAM2 = frozenset({'sam2_encoder', 'sam2_neck'})
 # Where two would do, the stronger one comes first.
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (
-    Kind('seg_states', _VISION | {'llm'}, ('mllm.',), ('vision_tokens',)),
-    Kind('vision_tokens', _VISION, ('mllm.vision_model.', 'mllm.mlp1.')),
-    # conv_s0 and conv_s1 belong to the decoder: past them, only for a decoder that is frozen.
-    Kind('sam2_features', _SAM2 | {'mask_decoder'}, (
+    Kind('seg_states', DEPENDS['seg_states'], ('mllm.',), ('vision_tokens',)),
+    Kind('vision_tokens', DEPENDS['vision_tokens'], ('mllm.vision_model.', 'mllm.mlp1.')),
+    Kind('sam2_features', DEPENDS['sam2_features'], (
         'sam2.vision_encoder.', 'sam2.mask_decoder.conv_s', 'sam2.no_memory_embedding'), ('sam2_levels',)),
-    Kind('sam2_levels', _SAM2, ('sam2.vision_encoder.',)),
+    Kind('sam2_levels', DEPENDS['sam2_levels'], ('sam2.vision_encoder.',)),
     # Of the policy before training: nothing that moves can change it.
     Kind('reference_low_res', frozenset(), ('',)),
 )}

@@ -9,8 +9,13 @@ from __future__ import annotations
 from types import MethodType
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+from .activation_hook import meter_of
+from .console_hook import SAID
+from .pair_validation import bare_model
 
 _NAMES = ('update_offload_overflow_tracker_for_param_grad', 'complete_grad_norm_calculation_for_cpu_offload',
           'has_overflow', 'norm_for_param_grads')
@@ -51,10 +56,59 @@ def ask_once(optimizer: object) -> bool:
     return True
 
 
+# Of AdamW in float32 for each trained number: the number itself, its gradient and two moments.
+_BYTES = 16
+# Share of a device that a run keeps free of what it could do without.
+_MARGIN = 0.1
+
+
+def room_for_states(numbers: int, available: int, held: int, limit: int) -> tuple[float, float] | None:
+    """Whether the states of an optimiser of so many trained numbers would fit on the device beside a step.
+
+    Args:
+        available: bytes that tensors may still take between two steps.
+        held: bytes that the allocator keeps beyond what tensors take then: what a step needs for a while.
+        limit: bytes that the process may hold at most.
+
+    Returns:
+        (what they take, what is free while a step runs), GiB; None where they do not fit with a margin of a tenth of
+        ``limit``.
+    """
+    needed, free = _BYTES * numbers, available - held
+    return (needed / 2 ** 30, free / 2 ** 30) if needed <= free - _MARGIN * limit else None
+
+
 @HOOKS.register_module()
 class OffloadHook(Hook):
-    """:func:`ask_once` for the run's optimiser."""
+    """:func:`ask_once` for the run's optimiser; where its states would fit on the GPU, one line says so once."""
+
+    # Activations are measured in the first step; those after it are as all others.
+    _looks_at = 4
+
+    def __init__(self) -> None:
+        self.left = 0
 
     def before_train(self, runner) -> None:
         engine = getattr(runner.model, 'model', None)
-        ask_once(getattr(engine, 'optimizer', None))
+        if ask_once(getattr(engine, 'optimizer', None)):
+            self.left = self._looks_at
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if not self.left:
+            return
+        self.left -= 1
+        model = bare_model(runner.model)
+        device = next(model.parameters()).device
+        meter = meter_of(device)
+        if self.left or meter is None:
+            return
+        available, limit = meter.room()
+        # ZeRO shares the states out.
+        numbers = sum(p.numel() for p in model.parameters() if p.requires_grad) // get_world_size()
+        found = room_for_states(numbers, available, torch.cuda.memory_reserved(device) - meter.allocated(), limit)
+        if found is not None:
+            needed, free = found
+            runner.logger.info(
+                f'optimiser: its states are in host memory; they would take {needed:.1f} GiB of {free:.0f} that are '
+                f'free on this GPU, and a step would be shorter (docs/training.md): '
+                f'--cfg-options strategy.zero_optimization.offload_optimizer.device=none', extra=SAID)

@@ -12,6 +12,7 @@ from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.common.optional import extra
 from sa2va_dpo.common.processes import local_rank, local_world_size, prepare_process_group_env, world_size
 from sa2va_dpo.models.checkpoint import is_released_size
+from sa2va_dpo.models.quantised import quantised_parts
 
 
 def fit_to_machine(cfg: Config) -> str:
@@ -77,10 +78,10 @@ def fit_to_machine(cfg: Config) -> str:
 
 def _stream_to_gpu(cfg: Config, bf16: bool) -> None:
     """Let every process read weights of released size onto its own GPU, in bfloat16 where DeepSpeed would cast them to
-    it anyway: otherwise each holds the whole model in float32 in host memory first. A language model that is to be
-    quantised is so on its way to the GPU, whatever its size."""
+    it anyway: otherwise each holds the whole model in float32 in host memory first. What is to be quantised is so on
+    its way to the GPU, whatever its size."""
     model = cfg.get('model') or {}
-    if 'checkpoint' in model and (is_released_size(model['checkpoint']) or model.get('llm_quantisation')):
+    if 'checkpoint' in model and (is_released_size(model['checkpoint']) or quantised_parts(model)):
         model.setdefault('device', f'cuda:{local_rank()}')
         if bf16:
             model.setdefault('dtype', 'bfloat16')

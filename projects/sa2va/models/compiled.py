@@ -44,20 +44,20 @@ class Compilation:
     mode: str | None = None
 
 
-def compilation(spec: bool | Mapping | None, llm_quantisation: str | None = None) -> Compilation | None:
+def compilation(spec: bool | Mapping | None, quantised: Mapping[str, str] | None = None) -> Compilation | None:
     """The setting ``model.compile``, checked without a model.
 
     Args:
         spec: True, or a dict with any of ``parts`` (of ``llm``, ``vision``, ``sam2_encoder``; all by default),
             ``backend`` (default ``'inductor'``) and ``mode``. None and False are off.
-        llm_quantisation: the model's setting of that name.
+        quantised: the model's quantised parts and their kinds.
 
     Returns:
         None where it is off.
 
     Raises:
-        ValueError: an unknown field, part, backend or mode; a mode without inductor; a quantised language model among
-            the parts, whose kernels torch.compile cannot see into.
+        ValueError: an unknown field, part, backend or mode; a mode without inductor; a quantised one among the
+            parts, whose kernels torch.compile cannot see into.
     """
     if spec is None or spec is False:
         return None
@@ -71,9 +71,12 @@ def compilation(spec: bool | Mapping | None, llm_quantisation: str | None = None
     parts = known if parts is None else parts
     if not isinstance(parts, (list, tuple)) or not parts or [part for part in parts if part not in known]:
         raise ValueError(f'compile.parts: {parts!r} must be a list of some of {", ".join(known)}')
-    if llm_quantisation is not None and 'llm' in parts:
-        raise ValueError(f'compile: cannot look into the kernels of a language model in {llm_quantisation}; name the '
-                         f'parts without llm (dict(parts=["vision", "sam2_encoder"])), or leave llm_quantisation out')
+    hidden = {part: kind for part, kind in (quantised or {}).items() if part in parts}
+    if hidden:
+        words = ' and '.join(f'{part} in {kind}' for part, kind in hidden.items())
+        left = [part for part in known if part not in hidden]
+        raise ValueError(f'compile: cannot look into the kernels of {words}; name the other parts '
+                         f'(dict(parts={left})), or leave the quantisation out')
     backend, mode = fields.get('backend', 'inductor'), fields.get('mode')
     if not callable(backend):
         if backend not in torch._dynamo.list_backends(exclude_tags=()):  # those for debugging too, which run anywhere

@@ -1,8 +1,9 @@
-"""A frozen language model in 4 or 8 bits (bitsandbytes): a quarter or half of its memory, for some rounding.
+"""A frozen language model or vision tower in 4 or 8 bits (bitsandbytes): a quarter or half of its memory, for some
+rounding.
 
 NF4: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv 2305.14314. int8: Dettmers et al.,
-"LLM.int8()", arXiv 2208.07339. Only the matrices of the language model's layers; embeddings, norms, vision tower and
-SAM2 keep their dtype. LoRA factors are trained beside the quantised matrices (peft).
+"LLM.int8()", arXiv 2208.07339. Only the matrices of their layers; embeddings, norms, projectors and SAM2 keep their
+dtype. LoRA factors are trained beside the quantised matrices (peft).
 """
 from __future__ import annotations
 
@@ -18,32 +19,40 @@ from sa2va_dpo.common.optional import extra
 from sa2va_dpo.models.checkpoint import assign, is_adapter
 
 KINDS = ('nf4', 'int8')
-_PREFIX = 'mllm.language_model.'
+# Trainable part whose matrices can be quantised -> (the setting of the model that asks for it, prefix of its
+# parameters, the part in words).
+_PARTS = {'llm': ('llm_quantisation', 'mllm.language_model.', 'language model'),
+          'vision': ('vision_quantisation', 'mllm.vision_model.', 'vision tower')}
 
 
-def check_quantisation(kind: str | None, trainable: Mapping | str | None) -> None:
-    """Whether the language model may be quantised as ``kind`` where ``trainable`` says what moves.
+def quantised_parts(settings: Mapping) -> dict[str, str]:
+    """Part (``llm``, ``vision``) -> kind, of a model's settings ``llm_quantisation`` and ``vision_quantisation``."""
+    return {part: settings[setting] for part, (setting, *_) in _PARTS.items() if settings.get(setting) is not None}
+
+
+def check_quantisation(parts: Mapping[str, str], trainable: Mapping | str | None) -> None:
+    """Whether parts may be quantised (:func:`quantised_parts`) where ``trainable`` says what moves.
 
     Raises:
-        ValueError: an unknown kind, or the language model is trained fully: rounded weights cannot take small steps.
+        ValueError: an unknown kind, or the part is trained fully: rounded weights cannot take small steps.
     """
-    if kind is None:
-        return
-    if kind not in KINDS:
-        raise ValueError(f'llm_quantisation: {kind!r} is not one of {", ".join(KINDS)}, None')
-    llm = 'full' if trainable == 'all' else (trainable or {}).get('llm', 'frozen')
-    if (llm if isinstance(llm, str) else dict(llm).get('mode')) == 'full':
-        raise ValueError(f'llm_quantisation: {kind!r} needs a language model that is frozen or trained through LoRA, '
-                         f'and trainable.llm is full: set it to "lora" or "frozen", or leave llm_quantisation out')
+    for part, kind in parts.items():
+        setting, _, words = _PARTS[part]
+        if kind not in KINDS:
+            raise ValueError(f'{setting}: {kind!r} is not one of {", ".join(KINDS)}, None')
+        mode = 'full' if trainable == 'all' else (trainable or {}).get(part, 'frozen')
+        if (mode if isinstance(mode, str) else dict(mode).get('mode')) == 'full':
+            raise ValueError(f'{setting}: {kind!r} needs a {words} that is frozen or trained through LoRA, and '
+                             f'trainable.{part} is full: set it to "lora" or "frozen", or leave {setting} out')
 
 
-def quantiser(kind: str, checkpoint: str | os.PathLike, device: str | torch.device
+def quantiser(parts: Mapping[str, str], checkpoint: str | os.PathLike, device: str | torch.device
               ) -> Callable[[nn.Module, str, torch.Tensor], None]:
-    """What ``load_checkpoint`` is to do with each tensor that it has read: matrices of the language model's layers are
-    quantised one by one as they come, so that the whole model is never in memory in its own dtype.
+    """What ``load_checkpoint`` is to do with each tensor that it has read: matrices of the parts' layers are quantised
+    one by one as they come, so that the whole model is never in memory in its own dtype.
 
     Args:
-        kind: one of ``KINDS``.
+        parts: ``llm`` or ``vision`` -> one of ``KINDS``; nothing: every tensor goes into the model as it is.
         checkpoint: directory that is read.
         device: where it goes.
 
@@ -51,13 +60,16 @@ def quantiser(kind: str, checkpoint: str | os.PathLike, device: str | torch.devi
         InputError: no GPU, bitsandbytes is not installed, or the checkpoint is an adapter, whose factors would have to
             be merged into rounded weights.
     """
+    if not parts:
+        return assign
+    setting, kind = next((_PARTS[part][0], kind) for part, kind in parts.items())
     if torch.device(device).type != 'cuda':
-        raise InputError(f'llm_quantisation={kind}: is for GPUs, and the model goes to {device}: leave it out here '
-                         f'(--cfg-options model.llm_quantisation=None)')
+        raise InputError(f'{setting}={kind}: is for GPUs, and the model goes to {device}: leave it out here '
+                         f'(--cfg-options model.{setting}=None)')
     if is_adapter(checkpoint):
-        raise InputError(f'{checkpoint}: is an adapter, which cannot be merged into a quantised language model: merge '
-                         f'it first (tools/export_hf.py {checkpoint} OUTPUT), or leave llm_quantisation out')
-    with extra('quantised', f'llm_quantisation={kind}'):
+        raise InputError(f'{checkpoint}: is an adapter, which cannot be merged into quantised weights: merge it first '
+                         f'(tools/export_hf.py {checkpoint} OUTPUT), or leave {setting} out')
+    with extra('quantised', f'{setting}={kind}'):
         import bitsandbytes  # noqa: F401
     # At every product of every step it says that it casts its input.
     logging.getLogger('bitsandbytes.autograd._functions').setLevel(logging.ERROR)
@@ -65,14 +77,15 @@ def quantiser(kind: str, checkpoint: str | os.PathLike, device: str | torch.devi
     def place(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         path, _, leaf = name.rpartition('.')
         layer = model.get_submodule(path)
-        if not (name.startswith(_PREFIX) and leaf == 'weight' and isinstance(layer, nn.Linear)):
+        wanted = next((kind for part, kind in parts.items() if name.startswith(_PARTS[part][1])), None)
+        if wanted is None or leaf != 'weight' or not isinstance(layer, nn.Linear):
             assign(model, name, tensor)
             return
         parent, _, child = path.rpartition('.')
-        setattr(model.get_submodule(parent), child, quantised_linear(layer, tensor, kind))
-        # peft asks the model that it changes what its layers are.
-        model.mllm.language_model.is_loaded_in_4bit = kind == 'nf4'
-        model.mllm.language_model.is_loaded_in_8bit = kind == 'int8'
+        setattr(model.get_submodule(parent), child, quantised_linear(layer, tensor, wanted))
+        # peft asks the module that it changes what its layers are.
+        root = model.get_submodule('.'.join(path.split('.')[:2]))
+        root.is_loaded_in_4bit, root.is_loaded_in_8bit = wanted == 'nf4', wanted == 'int8'
 
     return place
 

@@ -6,18 +6,60 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from contextlib import nullcontext
-from typing import Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Iterator, Mapping, Sequence
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.func import functional_call
 
 from .trainable import adapters_add_nothing, adapters_disabled, in_eval_mode, lora_layers
 
 REFERENCES = ('none', 'initial', 'copy', 'stored')
 _SNAPSHOT = 'snapshot_'
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """What a pass of the reference touches in the policy, found once: a walk over all modules takes as long as many
+    layers.
+
+    Attributes:
+        modules: all of the policy.
+        layers: those that carry an adapter.
+        places: for each snapshot, (module, attribute) of its parameter; more than one where weights are tied.
+    """
+
+    policy: nn.Module
+    modules: list[nn.Module]
+    layers: list[BaseTunerLayer]
+    places: list[list[tuple[nn.Module, str]]]
+
+    @classmethod
+    def of(cls, policy: nn.Module, names: Sequence[str]) -> '_Anatomy':
+        places: dict[int, list[tuple[nn.Module, str]]] = {id(policy.get_parameter(name)): [] for name in names}
+        modules = list(policy.modules())
+        for module in modules:
+            for attribute, parameter in module._parameters.items():
+                if id(parameter) in places:
+                    places[id(parameter)].append((module, attribute))
+        return cls(policy, modules, [layer for _, layer in lora_layers(policy)], list(places.values()))
+
+
+@contextmanager
+def _standing_in(places: Sequence[Sequence[tuple[nn.Module, str]]], tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Inside the block each module computes with the tensor given for its parameter, as ``torch.func.functional_call``
+    has it, which looks for tied weights in the whole model at every call."""
+    held = [(module, attribute, module._parameters[attribute]) for place in places for module, attribute in place]
+    try:
+        for place, tensor in zip(places, tensors, strict=True):
+            for module, attribute in place:
+                module._parameters[attribute] = tensor
+        yield
+    finally:
+        for module, attribute, parameter in held:
+            module._parameters[attribute] = parameter
 
 
 class InitialPolicyReference(nn.Module):
@@ -40,23 +82,21 @@ class InitialPolicyReference(nn.Module):
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
         self._names: list[str] = []
-        self._layers: list | None = None  # in a list, so that the policy is no module of the reference
+        self._anatomy: _Anatomy | None = None
         self.version = 0
         self._take({name: p for name, p in _trainable(policy).items() if 'lora_' not in name})
 
     def _take(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for i in range(len(self._names)):
             delattr(self, _SNAPSHOT + str(i))
-        self._names = list(tensors)
+        self._names, self._anatomy = list(tensors), None
         for i, tensor in enumerate(tensors.values()):
             self.register_buffer(_SNAPSHOT + str(i), tensor.detach().clone(), persistent=False)
 
-    def _adapters(self, policy: nn.Module) -> list[BaseTunerLayer]:
-        """The policy's layers with adapters; looked for once, for a walk over all modules takes as long as many
-        layers."""
-        if self._layers is None or self._layers[0] is not policy:
-            self._layers = [policy, [layer for _, layer in lora_layers(policy)]]
-        return self._layers[1]
+    def _parts(self, policy: nn.Module) -> _Anatomy:
+        if self._anatomy is None or self._anatomy.policy is not policy:
+            self._anatomy = _Anatomy.of(policy, self._names)
+        return self._anatomy
 
     def _snapshot(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, _SNAPSHOT + str(i)) for i, name in enumerate(self._names)}
@@ -69,10 +109,13 @@ class InitialPolicyReference(nn.Module):
     @torch.no_grad()
     def forward(self, policy: nn.Module, batch: dict):
         """What ``policy(batch)`` returned before training, or at the last reset; no gradient, dropout off."""
+        parts = self._parts(policy)
         # DeepSpeed casts parameters to bf16 but leaves buffers in float32; the layers need one dtype.
-        snapshot = {name: tensor.to(policy.get_parameter(name).dtype) for name, tensor in self._snapshot().items()}
-        with in_eval_mode(policy), nullcontext() if self.adapters_on else adapters_disabled(self._adapters(policy)):
-            return functional_call(policy, snapshot, (batch,))
+        snapshot = [tensor.to(module._parameters[attribute].dtype) for tensor, ((module, attribute), *_) in
+                    zip(self._snapshot().values(), parts.places, strict=True)]
+        adapters = nullcontext() if self.adapters_on else adapters_disabled(parts.layers)
+        with in_eval_mode(policy, parts.modules), adapters, _standing_in(parts.places, snapshot):
+            return policy(batch)
 
     def reset(self, policy: nn.Module) -> None:
         """From now on the reference is the policy as it is now."""

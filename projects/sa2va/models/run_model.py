@@ -9,10 +9,10 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from sa2va_dpo.models.checkpoint import assign, default_dtype, is_released_size, load_checkpoint, read_again
+from sa2va_dpo.models.checkpoint import default_dtype, is_released_size, load_checkpoint, read_again
 
 from .compiled import compilation, compile_layers
-from .quantised import check_quantisation, quantiser
+from .quantised import check_quantisation, quantised_parts, quantiser
 from .sa2va import Sa2VAModel
 from .tiled import image_logits
 from .trainable import (
@@ -53,6 +53,7 @@ class Sa2VARunModel(BaseModel):
             ``Sa2VARunner`` on a GPU then lets those parts keep everything that fit (``engine/activation_hook.py``).
         llm_quantisation: ``'nf4'`` (4 bits) or ``'int8'``: the language model's matrices in memory, where it is frozen
             or trained through LoRA (``models/quantised.py``). Needs a GPU as ``device`` and the extra ``quantised``.
+        vision_quantisation: the same for the vision tower, which of the largest checkpoints takes a fifth.
         compile: True, or ``dict(parts=['llm', 'vision', 'sam2_encoder'], backend='inductor', mode=None)``: transformer
             layers compiled by torch.compile in the first steps; see :func:`sa2va_dpo.models.compiled.compilation`.
             ``None``: not.
@@ -74,19 +75,21 @@ class Sa2VARunModel(BaseModel):
 
     def __init__(self, checkpoint: str, trainable: Mapping | str | None = None, *, dtype: str | None = None,
                  trainable_dtype: str | None = None, activation_checkpointing: Mapping[str, bool] | str | None = None,
-                 llm_quantisation: str | None = None, compile: bool | Mapping | None = None,
+                 llm_quantisation: str | None = None, vision_quantisation: str | None = None,
+                 compile: bool | Mapping | None = None,
                  with_mllm: bool = True, device: str = 'cpu', policy: Sa2VAModel | None = None,
                  data_preprocessor: dict | None = None, **unknown) -> None:
         Sa2VARunModel.check.__func__(type(self), dict(
             unknown, checkpoint=checkpoint, trainable=trainable, dtype=dtype, trainable_dtype=trainable_dtype,
-            activation_checkpointing=activation_checkpointing, llm_quantisation=llm_quantisation, compile=compile,
-            policy=policy))
+            activation_checkpointing=activation_checkpointing, llm_quantisation=llm_quantisation,
+            vision_quantisation=vision_quantisation, compile=compile, policy=policy))
         super().__init__(data_preprocessor=data_preprocessor)
         self.checkpoint = checkpoint
-        self.compilation = compilation(compile, llm_quantisation)
+        quantised = quantised_parts(dict(llm_quantisation=llm_quantisation, vision_quantisation=vision_quantisation))
+        self.compilation = compilation(compile, quantised)
         loaded = _DTYPES[dtype] if dtype is not None else (
             torch.float32 if trainable is not None or policy is not None else default_dtype(checkpoint, device))
-        place = assign if llm_quantisation is None else quantiser(llm_quantisation, checkpoint, device)
+        place = quantiser(quantised, checkpoint, device)
         self.policy = policy or load_checkpoint(checkpoint, dtype=loaded, device=device, with_mllm=with_mllm,
                                                 merge=trainable is not None, place=place)
         if trainable is None:
@@ -134,8 +137,9 @@ class Sa2VARunModel(BaseModel):
             if settings.get(name) is not None and settings[name] not in _DTYPES:
                 raise ValueError(f'{name}: {settings[name]!r} is not one of {", ".join(_DTYPES)}')
         trainable = settings.get('trainable')
-        check_quantisation(settings.get('llm_quantisation'), trainable)
-        compilation(settings.get('compile'), settings.get('llm_quantisation'))
+        quantised = quantised_parts(settings)
+        check_quantisation(quantised, trainable)
+        compilation(settings.get('compile'), quantised)
         if trainable is not None:
             normalise_switches(trainable)
             if settings.get('activation_checkpointing') not in _BY_MEMORY:
@@ -241,8 +245,8 @@ def check_model(settings: Mapping) -> None:
 
 def inference_model(settings: Mapping, device: str = 'cpu') -> Sa2VARunModel:
     """The model of a run's config for prediction alone: no loss, no reference, weights in
-    :func:`sa2va_dpo.models.checkpoint.default_dtype`, its language model quantised as in training; it takes the tensors
-    that the run saved.
+    :func:`sa2va_dpo.models.checkpoint.default_dtype`, quantised as in training; it takes the tensors that the
+    run saved.
 
     Raises:
         ValueError: as :func:`check_model`.
@@ -253,4 +257,4 @@ def inference_model(settings: Mapping, device: str = 'cpu') -> Sa2VARunModel:
     names = {dtype: name for name, dtype in _DTYPES.items()}
     return Sa2VARunModel(checkpoint, settings.get('trainable'), dtype=names[default_dtype(checkpoint, device)],
                          device=device, activation_checkpointing={} if settings.get('trainable') else None,
-                         llm_quantisation=settings.get('llm_quantisation'))
+                         **{name: settings.get(name) for name in ('llm_quantisation', 'vision_quantisation')})

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from sa2va_dpo.models.losses import PreferenceConfig, combined_loss
 
 from .compiled import compile_layers
+from .frozen import with_frozen_results
 from .reference import REFERENCES, build_reference, digests, same_digests
 from .run_model import Sa2VARunModel, checked_score_size
 from .sa2va import MaskOutput, upsample_logits
@@ -133,6 +134,8 @@ class Sa2VADPOModel(Sa2VARunModel):
             image_index: [P] int64, the image each pair belongs to.
             gaps: [P] float32, ``iou_gap`` of each pair.
         """
+        if self.preference.use_reference and 'reference_low_res' not in batch:
+            batch = with_frozen_results(self.policy, batch, self.switches)
         logits = self.score_logits(self.policy(batch))
         reference_logits = None
         if self.preference.use_reference:

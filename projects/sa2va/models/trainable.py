@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import Iterator, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -232,41 +232,43 @@ def adapters_add_nothing(policy: nn.Module) -> bool:
 
 
 @contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
     """Inside the block the model predicts as in validation, without gradient; what was training before is training
-    after."""
-    # Switched one by one: eval() would walk the whole tree again, which between the launches of small kernels counts.
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    after.
+
+    Args:
+        modules: all modules of ``model``, for callers that come back each step and have found them once.
+    """
+    # Switched one by one, past Module.__setattr__, which looks at what it is given first: thousands of modules twice
+    # a step take longer than a layer, and between the launches of small kernels that counts.
+    training = [vars(module) for module in modules or model.modules() if module.training]
+    for attributes in training:
+        attributes['training'] = False
     try:
         with torch.no_grad():
             yield
     finally:
-        for module in training:
-            module.training = True
+        for attributes in training:
+            attributes['training'] = True
 
 
 @contextmanager
 def adapters_disabled(layers: Sequence[BaseTunerLayer]) -> Iterator[None]:
     """Switch LoRA adapters off inside the block: the base weights alone answer.
 
-    ``requires_grad`` of the adapters is restored on leaving (peft's own switch clears it).
+    What requires a gradient stays as it is: peft's own switch, ``enable_adapters``, takes it from the adapters and
+    gives it back, which costs as much as a layer.
 
     Args:
         layers: every layer that carries one (:func:`lora_layers`), found once by callers that come back each step.
     """
-    flags = [(parameter, parameter.requires_grad) for layer in layers for name in layer.adapter_layer_names
-             for parameter in getattr(layer, name).parameters()]
     for layer in layers:
-        layer.enable_adapters(False)
+        layer._disable_adapters = True
     try:
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+            layer._disable_adapters = False
 
 
 @torch.no_grad()

@@ -1,8 +1,11 @@
 """Offloaded optimiser: the GPU is asked once a step, and decisions and norms stay DeepSpeed's."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from sa2va_dpo.engine.offload import ask_once
+from sa2va_dpo.engine import offload
+from sa2va_dpo.engine.offload import OffloadHook, ask_once, room_for_states
 
 
 class ZeroOptimizer:
@@ -61,3 +64,37 @@ def test_deepspeed_has_the_methods_that_are_replaced():
     zero = pytest.importorskip('deepspeed.runtime.zero.stage_1_and_2').DeepSpeedZeroOptimizer
     # The last is an attribute that its constructor sets.
     assert all(callable(getattr(zero, name)) for name in _NAMES[:-1])
+
+
+GIB = 2 ** 30
+
+
+@pytest.mark.parametrize('available, held, limit, expected', [
+    (20, 4, 24, (3.2, 16.0)),
+    (8, 2, 24, (3.2, 6.0)),
+    (7, 2, 24, None),  # 3.2 and a margin of 2.4 do not go into 5
+    (120, 118, 140, None),
+])
+def test_states_fit_beside_a_step_or_not(available, held, limit, expected):
+    found = room_for_states(GIB // 5, available * GIB, held * GIB, limit * GIB)
+    assert found == (None if expected is None else pytest.approx(expected, abs=0.01))
+
+
+@pytest.mark.parametrize('offloaded, room, lines', [(True, 100, 1), (True, 0, 0), (False, 100, 0)])
+def test_one_line_where_they_would_fit(monkeypatch, offloaded, room, lines):
+    meter = SimpleNamespace(room=lambda: (room * GIB, 140 * GIB), allocated=lambda: 3 * GIB)
+    monkeypatch.setattr(offload, 'meter_of', lambda device: meter)
+    monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda device: 5 * GIB)
+    said = []
+    engine = torch.nn.Linear(2, 2)
+    engine.optimizer = ZeroOptimizer()
+    engine.optimizer.cpu_offload = offloaded
+    runner = SimpleNamespace(model=SimpleNamespace(model=engine, module=engine),
+                             logger=SimpleNamespace(info=lambda line, extra: said.append(line)))
+    monkeypatch.setattr(offload, 'bare_model', lambda model: engine)
+    hook = OffloadHook()
+    hook.before_train(runner)
+    for step in range(10):
+        hook.after_train_iter(runner, step)
+    assert len(said) == lines
+    assert all('of 98 that are free' in line and 'offload_optimizer.device=none' in line for line in said)

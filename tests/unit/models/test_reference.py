@@ -9,7 +9,7 @@ from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models.checkpoint import load_checkpoint
 from sa2va_dpo.models.reference import build_reference
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
-from sa2va_dpo.models.trainable import set_trainable
+from sa2va_dpo.models.trainable import lora_layers, set_trainable
 
 RECIPE = dict(llm=dict(mode='lora', r=4, dropout=0.3), sam2_encoder=dict(mode='lora', r=4), sam2_neck='full',
               projector='full', mask_decoder='full')
@@ -183,3 +183,39 @@ def test_a_reset_changes_the_version_that_keepers_of_logits_look_at(micro_checkp
     change_one(model.policy, 'lora_B')
     model.reset_reference()
     assert model.reference_version != before and model.policy_is_reference()
+
+
+def test_tied_weights_answer_as_before_training_at_all_their_places(micro_checkpoint, batch):
+    policy = load_checkpoint(micro_checkpoint)
+    set_trainable(policy, dict(projector='full'))
+    # Two layers that share their weight, as an output head may share the embedding's.
+    policy.text_hidden_fcs.append(torch.nn.Linear(*policy.text_hidden_fcs[2].weight.shape))
+    policy.text_hidden_fcs.append(torch.nn.Linear(policy.text_hidden_fcs[2].out_features,
+                                                  policy.text_hidden_fcs[2].out_features))
+    policy.text_hidden_fcs[-2] = policy.text_hidden_fcs[-1]
+    twin = torch.nn.Linear(policy.text_hidden_fcs[-1].in_features, policy.text_hidden_fcs[-1].out_features)
+    twin.weight = policy.text_hidden_fcs[-1].weight
+    policy.text_hidden_fcs.append(twin)
+    reference = build_reference('initial', policy)
+    with torch.no_grad():
+        before = policy(batch).low_res
+        for parameter in policy.text_hidden_fcs.parameters():
+            parameter.mul_(1.5)
+        assert not torch.allclose(policy(batch).low_res, before)
+    assert torch.equal(reference(policy, batch).low_res, before)
+    assert twin.weight is policy.text_hidden_fcs[-2].weight
+
+
+def test_an_interrupted_reference_pass_leaves_the_policy_as_it_was(micro_checkpoint, batch, monkeypatch):
+    policy, reference, _ = trained(micro_checkpoint, 'initial', batch)
+    parameters, state = dict(policy.named_parameters()), copy.deepcopy(policy.state_dict())
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy, 'decode', fail)
+    with pytest.raises(KeyboardInterrupt):
+        reference(policy, batch)
+    assert all(p is parameters[name] for name, p in policy.named_parameters())
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in state.items())
+    assert policy.training and not any(layer.disable_adapters for _, layer in lora_layers(policy))

@@ -62,6 +62,8 @@ def test_a_run_s_state_is_its_trainable_tensors(micro_checkpoint, build):
     (dict(type='Sa2VARunModel', llm_quantisation='fp4'), "llm_quantisation: 'fp4' is not one of nf4, int8, None"),
     (dict(type='Sa2VARunModel', llm_quantisation='nf4', trainable=dict(llm='full')), 'trainable.llm is full'),
     (dict(type='Sa2VASegModel', llm_quantisation='int8', trainable='all'), 'trainable.llm is full'),
+    (dict(type='Sa2VARunModel', vision_quantisation='fp4'), "vision_quantisation: 'fp4' is not one of nf4, int8, None"),
+    (dict(type='Sa2VARunModel', vision_quantisation='nf4', trainable=dict(vision='full')), 'trainable.vision is full'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, iou_weigth=1.0), 'did you mean iou_weight?'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, iou_weight=1.0), 'iou_weight: has no effect'),
     (dict(type='Sa2VASegModel', trainable=RECIPE, hypotheses='best'), 'hypotheses'),
@@ -156,4 +158,4 @@ def test_a_quantised_language_model_is_for_gpus(micro_checkpoint):
 def test_without_bitsandbytes_the_extra_is_named(micro_checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, 'bitsandbytes', None)
     with pytest.raises(InputError, match=r"needs the package bitsandbytes.*sa2va-dpo\[quantised\]"):
-        quantiser('int8', micro_checkpoint, 'cuda')
+        quantiser(dict(llm='int8'), micro_checkpoint, 'cuda')
