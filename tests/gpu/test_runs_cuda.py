@@ -75,7 +75,8 @@ def test_bf16_caches_train_what_no_cache_trains(train, tmp_path):
     code, text = train(tmp_path / 'cached', *options, f'cache.dir={tmp_path / "cache"}',
                        'cache.items=[seg_states,reference_low_res]')
     assert_finished(tmp_path / 'cached', code, text)
-    assert 'cache: seg_states, reference_low_res of' in text
+    [log] = (tmp_path / 'cached').glob('*/*.log')
+    assert 'cache: seg_states, reference_low_res of' in log.read_text()
     one, other = (history(tmp_path / name) for name in ('plain', 'cached'))
     assert one[0]['dice'] == pytest.approx(other[0]['dice'], abs=0.01)
     assert one[-1]['dice'] == pytest.approx(other[-1]['dice'], abs=0.02)
@@ -116,9 +117,9 @@ def test_sigterm_and_resume(train, tmp_path, processes):
         pytest.skip(f'{processes} GPUs are needed')
     work = tmp_path / 'run'
     code, text = train(work, processes=processes, stop=True)
-    assert code != 0 and 'Traceback' not in text.split('received')[0], text[-4000:]
-    if processes == 1:
-        assert code == 143
+    assert code != 0, text[-4000:]
+    if processes == 1:  # torchrun ends with a code and a traceback of its own
+        assert code == 143 and 'Traceback' not in text, text[-4000:]
     assert not (work / f'iter_{STEPS}.pth').exists(), 'it ended before the signal came'
     assert_finished(work, *train(work, processes=processes, more=['--resume']))
     assert [entry['iter'] for entry in history(work)] == list(range(STEPS + 1))
