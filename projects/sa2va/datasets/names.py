@@ -12,6 +12,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from pathlib import PurePath
+from typing import Sequence
 
 # After the stem of the image or, for what stands in IMAGE_MARKS, after the rest of it.
 GT_SUFFIXES = ('_mask', '_gt', '_manual1', '_1stHO', '.ah', '_label', '_manual', '_seg')
@@ -25,6 +28,13 @@ FOV_FOLDERS = ('mask', 'masks', 'fov', 'fov_mask', 'fov_masks', 'field_of_view')
 def key(stem: str) -> str:
     """What two spellings of one name share: macOS writes 'ä' as 'a' and a combining mark, others as one letter."""
     return unicodedata.normalize('NFC', stem)
+
+
+def image_ids(paths: Sequence[str]) -> list[str]:
+    """A name of its own for each image of a list: its stem, where images share one its path as it is listed."""
+    stems = [PurePath(path).stem for path in paths]
+    count = Counter(stems)
+    return [stem if count[stem] == 1 else str(path) for path, stem in zip(paths, stems)]
 
 
 def bases(stem: str) -> list[str]:

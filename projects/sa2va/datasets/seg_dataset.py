@@ -18,7 +18,7 @@ from .draws import rng_of
 from .field_of_view import find_field_of_view
 from .ground_truth import check_sizes, match_ground_truth
 from .mask_io import list_images, read_image_rgb, read_mask
-from .names import GT_SUFFIXES, key
+from .names import GT_SUFFIXES, image_ids, key
 from .preprocess import Sa2VAPreprocessor
 from .samples import SampleMaker, View, digest_of_array, draw_tile
 
@@ -55,6 +55,7 @@ class AnnotatedMasks(Dataset):
     def __init__(self, data_root: str, ann_file: str = VAL_FILE) -> None:
         self.data_root = Path(data_root)
         self.records = read_segs(self.data_root / ann_file, self.data_root)
+        self.image_ids = image_ids([record.image for record in self.records])
         check_sizes(
             [(resolve(self.data_root, record.image), resolve(self.data_root, record.mask)) for record in self.records]
         )
@@ -66,7 +67,7 @@ class AnnotatedMasks(Dataset):
         record = self.records[index]
         item = dict(image=read_image_rgb(resolve(self.data_root, record.image)),
                     mask=read_mask(resolve(self.data_root, record.mask)),
-                    prompt=record.prompt, image_id=Path(record.image).stem)
+                    prompt=record.prompt, image_id=self.image_ids[index])
         if record.field_of_view is not None:
             item['field_of_view'] = read_mask(resolve(self.data_root, record.field_of_view))
         return item

@@ -15,8 +15,10 @@ import torch
 from mmengine.registry import METRICS
 from PIL import Image
 
+from sa2va_dpo.datasets.names import image_ids
+from sa2va_dpo.datasets.seg_dataset import AnnotatedMasks
 from sa2va_dpo.evaluation.scores import METRIC_NAMES, score_mask
-from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric
+from sa2va_dpo.evaluation.vessel_metric import VesselSegMetric, prediction_file
 
 TARGET = np.zeros((32, 48), bool)
 TARGET[10:13] = True
@@ -168,3 +170,28 @@ def test_two_processes_score_each_image_once(tmp_path, repo_root):
                if line.startswith('RESULT ')]
     assert results == [[0, 0.5, ['i0', 'i1', 'i2', 'i3', 'i4']], [1, 0.5, []]]
     assert json.loads((tmp_path / 'out' / 'metrics.json').read_text())['n_images'] == 5
+
+
+def test_images_of_one_stem_keep_their_masks_and_overlays_apart(tmp_path):
+    for folder, value in (('left', 255), ('right', 0)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((12, 12, 3), value, np.uint8)).save(tmp_path / folder / '1.png')
+    mask = np.zeros((12, 12), np.uint8)
+    mask[5] = 255
+    Image.fromarray(mask).save(tmp_path / 'mask.png')
+    (tmp_path / 'val_annotations.json').write_text(json.dumps(
+        [dict(image=f'{folder}/1.png', mask='mask.png', prompt='p') for folder in ('left', 'right')]))
+    metric = VesselSegMetric(out_dir=str(tmp_path / 'out'), overlays=True, masks=True)
+    items = list(map(AnnotatedMasks(str(tmp_path)).__getitem__, range(2)))
+    predicted = [mask > 0, np.zeros((12, 12), bool)]
+    metric.process(None, [dict(pred_mask=pred, gt_mask=item['mask'] > 0, image_id=item['image_id'], image=item['image'])
+                          for pred, item in zip(predicted, items)])
+    assert [item['image_id'] for item in items] == ['left/1.png', 'right/1.png']
+    assert len(os.listdir(tmp_path / 'out' / 'overlays')) == 2
+    for item, pred in zip(items, predicted):
+        kept = np.array(Image.open(prediction_file(tmp_path / 'out', item['image_id'])))
+        assert np.array_equal(kept > 0, pred)
+
+
+def test_a_stem_of_its_own_is_the_name():
+    assert image_ids(['a/1.png', 'a/2.png', 'b/2.jpg']) == ['1', 'a/2.png', 'b/2.jpg']
