@@ -13,7 +13,7 @@ import sys
 from sa2va_dpo.engine import offload
 from sa2va_dpo.commands.train import main
 asked = []
-offload.ask_once, ask_once = (lambda optimizer: asked.append(optimizer.cpu_offload) and False), offload.ask_once
+offload.ask_once = lambda optimizer: asked.append(optimizer.cpu_offload)
 main(sys.argv[1:])
 assert asked == [True], asked
 '''

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from .activation_hook import meter_of
+from .activation_memory import allowed
 from .console_hook import SAID
 from .pair_validation import bare_model
 
@@ -58,8 +59,6 @@ def ask_once(optimizer: object) -> bool:
 
 # Of AdamW in float32 for each trained number: the number itself, its gradient and two moments.
 _BYTES = 16
-# Share of a device that a run keeps free of what it could do without.
-_MARGIN = 0.1
 
 
 def room_for_states(numbers: int, available: int, held: int, limit: int) -> tuple[float, float] | None:
@@ -71,11 +70,12 @@ def room_for_states(numbers: int, available: int, held: int, limit: int) -> tupl
         limit: bytes that the process may hold at most.
 
     Returns:
-        (what they take, what is free while a step runs), GiB; None where they do not fit with a margin of a tenth of
-        ``limit``.
+        (what they take, what is free while a step runs), GiB; None where they do not fit into what a step may take
+        (:func:`allowed`).
     """
-    needed, free = _BYTES * numbers, available - held
-    return (needed / 2 ** 30, free / 2 ** 30) if needed <= free - _MARGIN * limit else None
+    needed = _BYTES * numbers
+    fits = needed <= allowed(available, limit) - held
+    return (needed / 2 ** 30, (available - held) / 2 ** 30) if fits else None
 
 
 @HOOKS.register_module()
@@ -97,10 +97,12 @@ class OffloadHook(Hook):
         if not self.left:
             return
         self.left -= 1
+        if self.left:
+            return
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         meter = meter_of(device)
-        if self.left or meter is None:
+        if meter is None:
             return
         available, limit = meter.room()
         # ZeRO shares the states out.

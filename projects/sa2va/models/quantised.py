@@ -62,7 +62,8 @@ def quantiser(parts: Mapping[str, str], checkpoint: str | os.PathLike, device: s
     """
     if not parts:
         return assign
-    setting, kind = next((_PARTS[part][0], kind) for part, kind in parts.items())
+    part, kind = next(iter(parts.items()))
+    setting = _PARTS[part][0]
     if torch.device(device).type != 'cuda':
         raise InputError(f'{setting}={kind}: is for GPUs, and the model goes to {device}: leave it out here '
                          f'(--cfg-options model.{setting}=None)')
@@ -77,15 +78,15 @@ def quantiser(parts: Mapping[str, str], checkpoint: str | os.PathLike, device: s
     def place(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         path, _, leaf = name.rpartition('.')
         layer = model.get_submodule(path)
-        wanted = next((kind for part, kind in parts.items() if name.startswith(_PARTS[part][1])), None)
-        if wanted is None or leaf != 'weight' or not isinstance(layer, nn.Linear):
+        part = next((part for part in parts if name.startswith(_PARTS[part][1])), None)
+        if part is None or leaf != 'weight' or not isinstance(layer, nn.Linear):
             assign(model, name, tensor)
             return
         parent, _, child = path.rpartition('.')
-        setattr(model.get_submodule(parent), child, quantised_linear(layer, tensor, wanted))
+        setattr(model.get_submodule(parent), child, quantised_linear(layer, tensor, parts[part]))
         # peft asks the module that it changes what its layers are.
-        root = model.get_submodule('.'.join(path.split('.')[:2]))
-        root.is_loaded_in_4bit, root.is_loaded_in_8bit = wanted == 'nf4', wanted == 'int8'
+        root = model.get_submodule(_PARTS[part][1].rstrip('.'))
+        root.is_loaded_in_4bit, root.is_loaded_in_8bit = parts[part] == 'nf4', parts[part] == 'int8'
 
     return place
 

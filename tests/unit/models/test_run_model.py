@@ -10,7 +10,7 @@ from sa2va_dpo import plugins  # noqa: F401
 from sa2va_dpo.common.errors import InputError
 from sa2va_dpo.datasets.preprocess import Sa2VAPreprocessor
 from sa2va_dpo.models import run_model
-from sa2va_dpo.models.checkpoint import default_dtype, layout
+from sa2va_dpo.models.checkpoint import default_dtype, layout, load_checkpoint
 from sa2va_dpo.models.quantised import quantiser
 from sa2va_dpo.models.run_model import Sa2VARunModel, check_model, inference_model
 from sa2va_dpo.models.sa2va_dpo_model import Sa2VADPOModel
@@ -153,6 +153,25 @@ def test_the_inference_model_of_a_config_takes_the_run_s_tensors(micro_checkpoin
 def test_a_quantised_language_model_is_for_gpus(micro_checkpoint):
     with pytest.raises(InputError, match='llm_quantisation=nf4: is for GPUs, and the model goes to cpu'):
         Sa2VARunModel(str(micro_checkpoint), RECIPE, llm_quantisation='nf4')
+
+
+@pytest.mark.parametrize('parts', [dict(llm='nf4'), dict(vision='int8'), dict(llm='int8', vision='nf4')])
+def test_the_matrices_of_the_named_parts_and_nothing_else_are_quantised(micro_checkpoint, monkeypatch, parts):
+    def mark(layer, weight, kind):
+        new = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+        new.weight, new.bias, new.kind = torch.nn.Parameter(weight), layer.bias, kind
+        return new
+
+    monkeypatch.setitem(sys.modules, 'bitsandbytes', sys)
+    monkeypatch.setattr('sa2va_dpo.models.quantised.quantised_linear', mark)
+    place = quantiser(parts, micro_checkpoint, 'cuda')
+    mllm = load_checkpoint(micro_checkpoint, place=place).mllm
+    for part, module in (('llm', mllm.language_model), ('vision', mllm.vision_model)):
+        kinds = {getattr(layer, 'kind', None) for layer in module.modules() if isinstance(layer, torch.nn.Linear)}
+        assert kinds == {parts.get(part)}
+        assert getattr(module, 'is_loaded_in_4bit', False) == (parts.get(part) == 'nf4')
+        assert getattr(module, 'is_loaded_in_8bit', False) == (parts.get(part) == 'int8')
+    assert not any(hasattr(layer, 'kind') for layer in mllm.mlp1.modules())
 
 
 def test_without_bitsandbytes_the_extra_is_named(micro_checkpoint, monkeypatch):
